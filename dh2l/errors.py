@@ -1,0 +1,52 @@
+"""Errors of the library.
+
+    Dh2lError
+    ├── UserError        something the user wrote or gave is wrong; the message is one clear sentence
+    │   └── DataError    ... and it is the data: which file, and why
+    └── Diverged         training met a number that is not finite
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Dh2lError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class UserError(Dh2lError, ValueError):
+    """A mistake of the user's. The message says what came, what was expected and what to do."""
+
+
+class DataError(UserError):
+    """A data set that is missing, damaged or not what its name says. The message names the file."""
+
+
+class Diverged(Dh2lError):
+    """Training met a loss that is not finite.
+
+    Attributes:
+        epoch: the epoch, counted from 1, in which it happened.
+        term: the term or terms of the loss that were not finite first, e.g. ``"energy"``.
+    """
+
+    def __init__(self, epoch: int, term: str) -> None:
+        super().__init__(f"the {term} became non-finite in epoch {epoch}")
+        self.epoch = epoch
+        self.term = term
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Sentence for a name that is not in a registry, with the nearest names or all of them.
+
+    >>> unknown_name("metric", "cosin", ["cosine", "angular2"])
+    "unknown metric 'cosin'; did you mean 'cosine'?"
+    """
+    names = sorted(known)
+    near = get_close_matches(str(name), names, n=3, cutoff=0.6)
+    hint = (
+        "did you mean " + " or ".join(repr(n) for n in near) + "?"
+        if near
+        else "known: " + ", ".join(names)
+    )
+    return f"unknown {kind} {str(name)!r}; {hint}"
