@@ -1,9 +1,9 @@
 """Errors of the library.
 
-    Dh2lError
-    ├── UserError        something the user wrote or gave is wrong; the message is one clear sentence
-    │   └── DataError    ... and it is the data: which file, and why
-    └── Diverged         training met a number that is not finite
+Dh2lError
+├── UserError        something the user wrote or gave is wrong; the message is one clear sentence
+│   └── DataError    ... and it is the data: which file, and why
+└── Diverged         training met a number that is not finite
 """
 
 from collections.abc import Iterable
@@ -28,12 +28,14 @@ class Diverged(Dh2lError):
     Attributes:
         epoch: the epoch, counted from 1, in which it happened.
         term: the term or terms of the loss that were not finite first, e.g. ``"energy"``.
+        history: the metrics of the epochs before it, by name.
     """
 
-    def __init__(self, epoch: int, term: str) -> None:
+    def __init__(self, epoch: int, term: str, history: dict[str, list[float | None]]) -> None:
         super().__init__(f"the {term} became non-finite in epoch {epoch}")
         self.epoch = epoch
         self.term = term
+        self.history = history
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -44,9 +46,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = get_close_matches(str(name), names, n=3, cutoff=0.6)
-    hint = (
-        "did you mean " + " or ".join(repr(n) for n in near) + "?"
-        if near
-        else "known: " + ", ".join(names)
-    )
+    hint = "did you mean " + " or ".join(repr(n) for n in near) + "?" if near else "known: " + ", ".join(names)
     return f"unknown {kind} {str(name)!r}; {hint}"

@@ -86,9 +86,7 @@ class ClassTree:
 
         0 for a class with itself, 1 for two classes of one parent, L where only the root is shared.
         """
-        shared = sum(
-            (a := self.ancestors(level))[:, None] == a[None, :] for level in range(1, self.depth + 1)
-        )
+        shared = sum((a := self.ancestors(level))[:, None] == a[None, :] for level in range(1, self.depth + 1))
         return np.asarray(self.depth - shared, dtype=np.int64)
 
     @cached_property

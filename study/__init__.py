@@ -1,0 +1,1 @@
+"""The study harness: from a study file through tracked trials to accuracy tables."""

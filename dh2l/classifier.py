@@ -1,0 +1,296 @@
+"""The last layer, plain or hierarchical: from parameters to class vectors (section 3.1.1, eq. 1–3).
+
+A node of the class tree carries a sphere, and its children lie on it: the **sphere of level l** belongs
+to a node of level l − 1 and holds nodes of level l. Every class i has a surface vector u_i, the sphere
+that holds it a centre c_k relative to the sphere around it (eq. 2), and its row of the classifier is
+the projection vector w_i = u_i − c_k (eq. 3).
+"""
+
+import math
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dh2l.errors import UserError, unknown_name
+from dh2l.tree import ClassTree
+
+CentreMode = Literal["learned", "parent", "mean"]
+RadiusMode = Literal["free", "unit"]
+
+
+class Spheres(NamedTuple):
+    """What one forward pass of a classifier computes from its parameters; d is the number of features.
+
+    Attributes:
+        weight: class projection vectors, the rows of W, ``(n_classes, d)``.
+        projections: level l → projection vectors ``(n_l, d)`` of its nodes, where they own surface vectors.
+        centres: level l of 1..L−1 → centres ``(n_l, d)`` of the spheres of its nodes, relative.
+        scale: factor of the logits, a scalar; None stands for 1.
+    """
+
+    weight: Tensor
+    projections: dict[int, Tensor]
+    centres: dict[int, Tensor]
+    scale: Tensor | None
+
+
+class SiblingGroups(nn.Module):
+    """The nodes of one level l ≥ 1 grouped by parent, as static index tensors that move with the module.
+
+    A row stands for a parent; m is the size of the largest group, and smaller groups are padded.
+
+    Attributes:
+        member: node of level l in each place, ``(n_{l−1}, m)``; 0 where padded.
+        filled: whether a place holds a node, bool, ``(n_{l−1}, m)``.
+        parent: the group of each node, ``(n_l,)``.
+    """
+
+    member: Tensor
+    filled: Tensor
+    parent: Tensor
+
+    def __init__(self, tree: ClassTree, level: int) -> None:
+        super().__init__()
+        parents = tree.parents(level).tolist()
+        groups: list[list[int]] = [[] for _ in range(tree.size(level - 1))]
+        for node, parent in enumerate(parents):
+            groups[parent].append(node)
+        width = max(map(len, groups))
+        member = [group + [0] * (width - len(group)) for group in groups]
+        filled = [[True] * len(group) + [False] * (width - len(group)) for group in groups]
+        for name, values in (("member", member), ("filled", filled), ("parent", parents)):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+
+    def present(self, nodes: Tensor) -> Tensor:
+        """Places held by a node of the mask ``nodes`` ``(n_l,)``: bool ``(n_{l−1}, m)``."""
+        return nodes[self.member] & self.filled
+
+
+class TreeIndex(nn.Module):
+    """A class tree as index tensors on the classifier's device."""
+
+    def __init__(self, tree: ClassTree) -> None:
+        super().__init__()
+        self.depth = tree.depth
+        self.n_classes = tree.n_classes
+        self._groups = nn.ModuleList(SiblingGroups(tree, level) for level in range(1, tree.depth + 1))
+
+    def groups(self, level: int) -> SiblingGroups:
+        """The nodes of level l ≥ 1, grouped by parent: one group per sphere of level l."""
+        return cast("SiblingGroups", self._groups[level - 1])
+
+    def seen_classes(self, labels: Tensor) -> Tensor:
+        """Which classes occur among ``labels`` ``(batch,)``: bool ``(n_classes,)`` (D8).
+
+        Compared with every class rather than scattered: deterministic on every device, and an empty
+        batch has seen nothing.
+        """
+        return (labels[:, None] == torch.arange(self.n_classes, device=labels.device)).any(dim=0)
+
+    def seen_nodes(self, class_seen: Tensor | None) -> dict[int, Tensor]:
+        """Level l of 0..L → which of its nodes have a seen class below them: bool ``(n_l,)`` (D8).
+
+        ``class_seen`` is ``(n_classes,)``; None means that every class counts (`batch_structure: all`).
+        """
+        parent = self.groups(self.depth).parent
+        seen = {self.depth: torch.ones_like(parent, dtype=torch.bool) if class_seen is None else class_seen}
+        for level in range(self.depth, 0, -1):
+            seen[level - 1] = self.groups(level).present(seen[level]).any(dim=1)
+        return seen
+
+
+class Classifier(nn.Module):
+    """A bias-free last layer: logits from features and from the class vectors that `spheres` computes.
+
+    Attributes:
+        n_features: d.
+        no_decay: names of parameters that weight decay must leave alone.
+    """
+
+    n_features: int
+    no_decay: tuple[str, ...] = ()
+
+    def spheres(self) -> Spheres:
+        """The class vectors, and what they are made of, from the present parameters."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor, spheres: Spheres) -> Tensor:
+        """Features ``(batch, d)`` → logits ``(batch, n_classes)``, over all classes always: x·Wᵀ, scaled."""
+        logits = functional.linear(features, spheres.weight)
+        return logits if spheres.scale is None else logits * spheres.scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`logits` with the present `spheres`."""
+        return self.logits(features, self.spheres())
+
+
+class PlainClassifier(Classifier):
+    """A linear classifier whose rows start normal with variance v = 1/(3d) in each component.
+
+    The variance is that of PyTorch's own linear layer, and the hierarchical classifier's (D7), so that
+    H0 differs from this one by the parameterisation only. The generator of the draw is a CPU one.
+    """
+
+    def __init__(self, n_features: int, n_classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.weight = nn.Parameter(_normal(n_classes, n_features, 1.0, generator))
+
+    def spheres(self) -> Spheres:
+        """The rows of W; there is no tree, hence no spheres."""
+        return Spheres(self.weight, {}, {}, None)
+
+
+class HierarchicalClassifier(Classifier):
+    """A bias-free classifier whose rows are projection vectors on the spheres of a class tree.
+
+    Parameters are ``surface.<level>`` and ``centre.<level>``, one row per node of the level, and with
+    ``radius="unit"`` the scalar ``logit_scale``. Under L = 1 the mode of the centres has no effect,
+    and without ``unit`` radius the classifier is the plain one.
+
+    Trees deeper than the paper's L = 2: all centres are relative, so that only the centres of level
+    L − 1 enter the class projection vectors; ``learned`` centres above it are shaped by R and by the
+    constraints alone. Under ``mean`` the centre of a node above level L − 1 is the mean of its
+    children's centres, of an only child too (it is subtracted from nothing, and need not be 0).
+
+    Under ``unit`` the spheres of ``free`` are resized, directions unchanged: every projection vector
+    w̃ of ``free`` becomes r·w̃/‖w̃‖. ``parent`` centres are then ε times the resized vectors, the others
+    stay. D7's variances and the initial logit scale so fit the plain classifier in every mode.
+
+    Args:
+        tree: the class tree, of any depth L ≥ 1.
+        n_features: d.
+        centres: what a sphere's centre is (D5): a free parameter (``learned``), ε times its node's own
+            projection vector (``parent``), or the mean of its group's surface vectors (``mean``).
+        centre_scale: ε of ``parent``.
+        radius: ``free`` lengths, or class projection vectors of length 1 and outer spheres larger by
+            1/δ per level, with one learned scale of the logits (``unit``, D6).
+        radius_ratio: δ of ``unit``.
+        outer_radius_factor: ratio of the radii of a sphere and the next inner one, where they are
+            constants (``learned`` and ``mean``, D9).
+        generator: CPU generator of the initial values.
+
+    Raises:
+        UserError: an unknown mode, or a ratio or factor that is not positive.
+    """
+
+    constant_radii: Tensor
+    logit_scale: nn.Parameter | None
+
+    def __init__(
+        self,
+        tree: ClassTree,
+        n_features: int,
+        *,
+        centres: CentreMode,
+        centre_scale: float = 0.5,
+        radius: RadiusMode = "free",
+        radius_ratio: float = 0.4,
+        outer_radius_factor: float = 1 + math.sqrt(2),
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        for kind, mode, known in (("centres", centres, CentreMode), ("radius", radius, RadiusMode)):
+            if mode not in get_args(known):
+                raise UserError(unknown_name(f"mode of {kind}", mode, get_args(known)))
+        for name, value in (("radius_ratio", radius_ratio), ("outer_radius_factor", outer_radius_factor)):
+            if not 0 < value < math.inf:
+                raise UserError(f"{name} is {value}, but must be a positive number")
+        self.tree, self.depth = tree, tree.depth
+        self.n_features = n_features
+        self.centre_mode, self.centre_scale = centres, centre_scale
+        self.radius_mode, self.radius_ratio = radius, radius_ratio
+        self.index = TreeIndex(tree)
+        self.no_decay = ("logit_scale",) if radius == "unit" else ()
+        self.surface = nn.ParameterDict()
+        self.centre = nn.ParameterDict()
+        self._draw(generator)
+        with torch.no_grad():
+            length = torch.linalg.vector_norm(self._free()[0][tree.depth], dim=-1).mean()
+        self.register_parameter("logit_scale", nn.Parameter(length) if radius == "unit" else None)
+        heights = torch.arange(tree.depth - 1, -1, -1)
+        if radius == "unit":
+            radii = radius_ratio ** -heights.float()
+        elif centres == "parent":
+            radii = torch.empty(0)  # every radius is measured
+        else:
+            radii = (length * outer_radius_factor ** heights.float())[:-1]  # the classes' own is measured
+        self.register_buffer("constant_radii", radii)
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """Initial parameters (D7): class projection vectors get variance v, as in the plain layer."""
+        tree, d, n, leaves = self.tree, self.n_features, self.tree.n_classes, str(self.depth)
+        if self.centre_mode == "parent":
+            share = 1 / sum(self.centre_scale ** (2 * j) for j in range(tree.depth))
+            for level in range(1, tree.depth + 1):
+                self.surface[str(level)] = nn.Parameter(_normal(tree.size(level), d, share, generator))
+        elif self.centre_mode == "mean" and tree.depth > 1:
+            groups = self.index.groups(tree.depth)
+            size = groups.filled.sum(dim=1)[groups.parent, None]
+            correction = (size / (size - 1).clamp(min=1)).where(size > 1, 1.0)
+            self.surface[leaves] = nn.Parameter(_normal(n, d, 1.0, generator) * correction.sqrt())
+        else:
+            share = 0.5 if tree.depth > 1 else 1.0
+            self.surface[leaves] = nn.Parameter(_normal(n, d, share, generator))
+            if self.centre_mode == "learned":
+                for level in range(1, tree.depth):
+                    self.centre[str(level)] = nn.Parameter(_normal(tree.size(level), d, share, generator))
+
+    def spheres(self) -> Spheres:
+        """Projection vectors and centres of the present parameters (eq. 1–3)."""
+        projections, centres = self._free()
+        if self.radius_mode == "unit":
+            projections = {
+                level: functional.normalize(w, dim=-1, eps=1e-8) * self.radius_ratio ** (level - self.depth)
+                for level, w in projections.items()
+            }
+            if self.centre_mode == "parent":
+                centres = {level: self.centre_scale * projections[level] for level in centres}
+        return Spheres(projections[self.depth], projections, centres, self.logit_scale)
+
+    def _free(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Projection vectors and centres before any of them is resized."""
+        if self.centre_mode == "parent":
+            projections = {1: self.surface["1"]}
+            centres: dict[int, Tensor] = {}
+            for level in range(2, self.depth + 1):
+                centres[level - 1] = self.centre_scale * projections[level - 1]
+                parent = self.index.groups(level).parent
+                projections[level] = self.surface[str(level)] - centres[level - 1][parent]
+            return projections, centres
+        surface = self.surface[str(self.depth)]
+        if self.centre_mode == "learned":
+            centres = {level: self.centre[str(level)] for level in range(1, self.depth)}
+        else:
+            centres = {}
+            below = surface
+            for level in range(self.depth - 1, 0, -1):
+                below = centres[level] = self._group_mean(below, level + 1)
+        if self.depth > 1:
+            surface = surface - centres[self.depth - 1][self.index.groups(self.depth).parent]
+        return {self.depth: surface}, centres
+
+    def _group_mean(self, vectors: Tensor, level: int) -> Tensor:
+        """Mean of the vectors of each group of a level, ``(n_{l−1}, d)``; 0 for a class without siblings.
+
+        The zero keeps an only class's projection vector from vanishing (D5).
+        """
+        groups = self.index.groups(level)
+        size = groups.filled.sum(dim=1, keepdim=True)
+        mean = (vectors[groups.member] * groups.filled[:, :, None]).sum(dim=1) / size
+        return mean * (size > 1) if level == self.depth else mean
+
+    def constant_radius(self, level: int) -> Tensor | None:
+        """Radius of the spheres of a level where it is a constant (D6, D9), a scalar; None where measured."""
+        return self.constant_radii[level - 1] if level <= self.constant_radii.shape[0] else None
+
+    def seen_classes(self, labels: Tensor) -> Tensor:
+        """Which classes occur among a batch's labels, bool ``(n_classes,)``: `TreeIndex.seen_classes`."""
+        return self.index.seen_classes(labels)
+
+
+def _normal(n: int, d: int, share: float, generator: torch.Generator) -> Tensor:
+    """Normal vectors ``(n, d)``, each component of variance ``share`` times v = 1/(3d)."""
+    return torch.randn(n, d, generator=generator, device="cpu") * math.sqrt(share / (3 * d))

@@ -1,0 +1,294 @@
+"""One trial's configuration: what is trained, on what, with which regulariser and seed.
+
+A config is frozen and validated. Its **identity** is a readable prefix and a hash over the fields
+that are active and differ from their defaults; two configs that train the same numbers share it.
+"""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from dh2l.data import Manifest
+from dh2l.errors import UserError, unknown_name
+from dh2l.explain import validated
+from dh2l.names import METRICS, MODELS
+
+NUMERICS = 1
+"""Raised when a change of this library's code changes the numbers that a config gives."""
+
+NonNegative = Annotated[float, Field(ge=0)]
+Floats = Annotated[tuple[NonNegative, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+Scope = Literal["all", "conv", "classifier"]
+
+
+class TrainConfig(BaseModel):
+    """Everything with numeric meaning for one trial. D# names a decision where the paper is silent."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    dataset: str = "digits"
+    """Name of a prepared data set."""
+    data_hash: str = ""
+    """Hash of the prepared data; filled in from the manifest, so that other pixels are another trial."""
+    tree_hash: str = ""
+    """Hash of the class tree; filled in from the manifest."""
+    protocol: Literal["validated", "paper"] = "validated"
+    """`validated` holds a stratified part of the training set out; `paper` trains on all of it."""
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Part of each class's training images held out under `validated`."""
+    data_seed: int = Field(default=0, ge=0)
+    """Seed of the validation split, independent of `seed`."""
+    crop_padding: int | None = Field(default=None, ge=0)
+    """Random crop after zero padding by this many pixels (D15). Default: the data set's own."""
+    flip: bool | None = None
+    """Random horizontal flip (D15). Default: the data set's own."""
+
+    model: str = "resnet20"
+    """Architecture: resnet20, resnet32, resnet44, resnet56 or resnet110."""
+    shortcut: Literal["A", "B"] = "A"
+    """Shortcut where the shape changes (D12): A without parameters, B a 1×1 convolution."""
+
+    epochs: int = Field(default=300, ge=1)
+    """Passes over the training set."""
+    batch_size: int = Field(default=512, ge=2)
+    """Images per step; the last, partial batch is kept."""
+    lr: float = Field(default=0.1, gt=0)
+    """Initial learning rate of SGD."""
+    lr_milestones: Floats = (0.5, 0.75)
+    """Fractions of the epochs after which the rate drops (D13)."""
+    lr_gamma: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each drop."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs over which the rate rises linearly to `lr` (D13)."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD momentum, not Nesterov's."""
+    weight_decay: float = Field(default=0.0005, ge=0)
+    """The paper's l2 term, as SGD weight decay."""
+    decay_batch_norm: bool = False
+    """Whether weight decay also acts on batch norm's parameters (D14)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the network: `tf32` for convolutions on NVIDIA GPUs, `bf16` autocast. Regularisers are always fp32."""
+    deterministic: bool = False
+    """Only deterministic kernels: on a GPU, the same seed then gives the same bits."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initialisation, order and augmentation."""
+
+    lambda_e: NonNegative = 0.0
+    """λe, weight of the energy E; 0 switches E off."""
+    metric: str | None = None
+    """Pairwise penalty of the classifier's vectors (E and H), a key of `dh2l.metrics.METRICS`."""
+    conv_metric: str | None = None
+    """Pairwise penalty of the convolutions' vectors. Default: `metric`."""
+    e_scope: Scope | None = None
+    """Layers that E acts on (D4). Default: `all`, but `conv` with a hierarchical classifier."""
+    e_reduction: Literal["mean", "sum"] = "mean"
+    """E of a layer: mean or sum over unordered pairs (D3)."""
+    ternary_threshold: NonNegative = 0.0
+    """t of `hamming_ternary`: weights below t·mean|w| count as 0 (D1)."""
+
+    classifier: Literal["plain", "hierarchical"] = "plain"
+    """`hierarchical` parameterises the classes on the tree's spheres (H)."""
+    centres: Literal["learned", "parent", "mean"] = "learned"
+    """What a sphere's centre is (D5)."""
+    centre_scale: float = Field(default=0.5, gt=-1, lt=1)
+    """ε of `centres: parent`: a centre is ε times its node's projection vector (footnote 3)."""
+    radius: Literal["free", "unit"] = "free"
+    """Length of the class projection vectors (D6)."""
+    radius_ratio: float = Field(default=0.4, gt=0, lt=1)
+    """δ of `radius: unit`: inner over outer radius."""
+    outer_radius_factor: float = Field(default=1 + math.sqrt(2), gt=0)
+    """Outer radius over the initial mean length one level below, for `learned` and `mean` centres (D9)."""
+    lambda_l: NonNegative | Floats = 0.0
+    """λl, weight of R_p + R_c: one value for every level, or a list, level 1 first."""
+    batch_structure: Literal["seen", "all"] = "seen"
+    """Whether only the classes seen in the batch count in R and C (D8)."""
+    lambda_c1: NonNegative = 0.0
+    """Weight of constraint C1: an inner radius is at most the outer one."""
+    lambda_c2: NonNegative = 0.0
+    """Weight of constraint C2: an inner sphere lies inside the outer one."""
+    lambda_c3: NonNegative = 0.0
+    """Weight of constraint C3: sibling spheres do not overlap."""
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Validate plain values, e.g. from a file.
+
+        Raises:
+            UserError: one sentence per mistake, with the nearest valid names.
+        """
+        return validated(cls, values)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for field in ("metric", "conv_metric"):
+            name = getattr(self, field)
+            if name is not None and name not in METRICS:
+                raise ValueError(unknown_name("metric", name, METRICS))
+        if self.model not in MODELS:
+            raise ValueError(unknown_name("model", self.model, MODELS))
+        if any(m >= 1 for m in self.lr_milestones) or list(self.lr_milestones) != sorted(self.lr_milestones):
+            raise ValueError(
+                f"lr_milestones are {list(self.lr_milestones)}, but must be rising fractions of the epochs, below 1"
+            )
+        if not self.hierarchical:
+            for field in ("lambda_l", "lambda_c1", "lambda_c2", "lambda_c3"):
+                if self._positive(getattr(self, field)):
+                    raise ValueError(
+                        f"{field} is {getattr(self, field)}, but the classifier is plain: "
+                        f"set classifier: hierarchical (an H arm), or leave {field} out"
+                    )
+        if self.hierarchical and self.radius == "unit" and self.lambda_c1:
+            raise ValueError("lambda_c1 has no effect with radius: unit, where all radii are constants; set it to 0")
+        if (self._e_on("classifier") or self._positive(self.lambda_l)) and self.metric is None:
+            raise ValueError("E and H need a metric, but none is given; for instance metric: cos_hm")
+        if self._e_on("conv") and self.conv_penalty is None:
+            raise ValueError("E on the convolutions needs a metric or a conv_metric; for instance metric: cos_hm")
+        return self
+
+    @staticmethod
+    def _positive(value: float | tuple[float, ...]) -> bool:
+        return any(v > 0 for v in (value if isinstance(value, tuple) else (value,)))
+
+    def _e_on(self, layers: Literal["conv", "classifier"]) -> bool:
+        return self.lambda_e > 0 and self.energy_scope in ("all", layers)
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether the classifier is the hierarchical one."""
+        return self.classifier == "hierarchical"
+
+    @property
+    def energy_scope(self) -> Scope:
+        """Layers that E acts on, with its default resolved (D4)."""
+        return self.e_scope or ("conv" if self.hierarchical else "all")
+
+    @property
+    def conv_penalty(self) -> str | None:
+        """Metric of the convolutions, with its default resolved."""
+        return self.conv_metric or self.metric
+
+    @property
+    def energy_on_convolutions(self) -> bool:
+        """Whether E acts on the convolutions."""
+        return self._e_on("conv")
+
+    @property
+    def energy_on_classifier(self) -> bool:
+        """Whether E acts on the classifier."""
+        return self._e_on("classifier")
+
+    @property
+    def regularised_hierarchy(self) -> bool:
+        """Whether R = Σ_l λ_l (R_p + R_c) is part of the loss."""
+        return self.hierarchical and self._positive(self.lambda_l)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether one of the constraints between spheres is part of the loss."""
+        return self.hierarchical and max(self.lambda_c1, self.lambda_c2, self.lambda_c3) > 0
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm: baseline, baseline+l2, E, H, H0, E+H or E+H0."""
+        parts = ["E"] * (self.lambda_e > 0)
+        if self.hierarchical:
+            parts.append("H" if self.regularised_hierarchy or self.constrained else "H0")
+        return "+".join(parts) or ("baseline+l2" if self.weight_decay else "baseline")
+
+    def level_weights(self, depth: int) -> tuple[float, ...]:
+        """λ_l for the levels 1..depth.
+
+        Raises:
+            UserError: a list of another length than the tree is deep.
+        """
+        if not isinstance(self.lambda_l, tuple):
+            return (self.lambda_l,) * depth
+        if len(self.lambda_l) != depth:
+            raise UserError(
+                f"lambda_l is a list of {len(self.lambda_l)} values, "
+                f"but the class tree of {self.dataset} has {depth} levels"
+            )
+        return self.lambda_l
+
+    def bound(self, manifest: Manifest) -> Self:
+        """This config tied to one prepared data set, so that its identity covers the data.
+
+        Raises:
+            UserError: the data set's tree does not fit the config.
+        """
+        if self.hierarchical:
+            self.level_weights(manifest.tree.depth)
+        return self.model_copy(
+            update={
+                "data_hash": manifest.data_hash,
+                "tree_hash": manifest.tree_hash,
+                "flip": None if self.flip == manifest.flip else self.flip,
+                "crop_padding": None if self.crop_padding == manifest.crop_padding else self.crop_padding,
+            }
+        )
+
+    def canonical(self) -> dict[str, Any]:
+        """The active fields that differ from their defaults, in a form that equal trials share.
+
+        Sorted by name, values as JSON has them, plus `numerics`.
+        """
+        values = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
+        for name in set(values) - self._active():
+            del values[name]
+        if isinstance(lambda_l := values.get("lambda_l"), tuple) and len(set(lambda_l)) == 1:
+            values["lambda_l"] = lambda_l[0]
+        values.pop("e_scope", None)
+        if self.lambda_e and self.energy_scope != ("conv" if self.hierarchical else "all"):
+            values["e_scope"] = self.energy_scope
+        values.pop("conv_metric", None)
+        if self.energy_on_convolutions and self.conv_penalty != values.get("metric"):
+            values["conv_metric"] = self.conv_penalty
+        values["numerics"] = NUMERICS
+        return {name: list(v) if isinstance(v := values[name], tuple) else v for name in sorted(values)}
+
+    def _active(self) -> set[str]:
+        """Names of the fields that this trial's numbers depend on."""
+        energy, regularised = self.lambda_e > 0, self.regularised_hierarchy
+        on_classifier = self.energy_on_classifier or regularised
+        used = {self.metric} if on_classifier else set()
+        used |= {self.conv_penalty} if self.energy_on_convolutions else set()
+        free_constant_radius = self.radius == "free" and self.centres != "parent"
+        inactive = {
+            "validation_fraction": self.protocol == "paper",
+            "data_seed": self.protocol == "paper",
+            "lr_gamma": not self.lr_milestones,
+            "decay_batch_norm": not self.weight_decay,
+            "metric": not on_classifier,
+            "e_reduction": not energy,
+            "ternary_threshold": "hamming_ternary" not in used,
+            "centres": not self.hierarchical,
+            "centre_scale": not self.hierarchical or self.centres != "parent",
+            "radius": not self.hierarchical,
+            "radius_ratio": not self.hierarchical or self.radius != "unit",
+            "outer_radius_factor": not self.hierarchical or not free_constant_radius,
+            "batch_structure": not (regularised or self.constrained),
+        }
+        return set(type(self).model_fields) - {name for name, off in inactive.items() if off}
+
+    @property
+    def identity(self) -> str:
+        """Name of the trial: readable words, then 12 hexadecimal digits over `canonical()`."""
+        canonical = self.canonical()
+        digest = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
+        words = [self.dataset, self.model, self.arm]
+        metrics = [canonical[name] for name in ("conv_metric", "metric") if name in canonical]
+        words += ["~".join(metrics)] if metrics else []
+        words += [f"e{self.lambda_e:g}"] if self.lambda_e else []
+        if self.regularised_hierarchy:
+            weights = canonical["lambda_l"]
+            words.append("l" + "~".join(f"{w:g}" for w in (weights if isinstance(weights, list) else [weights])))
+        return "-".join([*words, f"s{self.seed}", digest])

@@ -1,0 +1,209 @@
+"""Prepared data sets on disk: `root/NAME/` holds a manifest and four arrays.
+
+Reading imports neither torch nor Pillow: the manifest alone says all that tables and configs need.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from dh2l.data.manifest import ARRAYS, MANIFEST, VERSION, Manifest, array_hash, data_hash, file_hash
+from dh2l.data.sources import BUILT_IN, Labels, Pixels
+from dh2l.errors import DataError, UserError
+
+RESERVED = frozenset({"downloads"})  # a folder of that name holds the archives
+
+_NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
+_FOLDER = re.compile(rf"(?P<name>{_NAME})|\.(?P<aside>{_NAME})\.old")
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A prepared data set, memory-mapped: processes that load the same one share its pages.
+
+    Writing to an array changes this process's copy, never the file.
+
+    Attributes:
+        manifest: what the arrays are.
+        train_x: training images, ``(N, H, W, C)`` uint8.
+        train_y: class indices, ``(N,)`` int64, ascending: images lie class by class.
+        test_x: like `train_x`.
+        test_y: like `train_y`.
+    """
+
+    manifest: Manifest
+    train_x: Pixels
+    train_y: Labels
+    test_x: Pixels
+    test_y: Labels
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless the name can be a data set's: it becomes a folder."""
+    if not re.fullmatch(_NAME, name):
+        raise UserError(
+            f"{name!r} cannot name a data set; a name has 1 to 40 characters out of a-z, 0-9, _ and -, "
+            "the first a letter or digit"
+        )
+    if name in RESERVED:
+        raise UserError(f"{name!r} cannot name a data set, as the folder of that name holds downloads")
+
+
+def prepare_command(name: str) -> str:
+    """What to type so that the data set gets prepared."""
+    return f"dh2l-study data prepare {name}" + ("" if name in BUILT_IN else " --from PATH")
+
+
+def aside(name: str, root: Path) -> Path:
+    """Where the previous version of a data set lies while, or after a kill while, a new one replaces it."""
+    return root / f".{name}.old"
+
+
+def read_manifest(name: str, root: Path) -> Manifest:
+    """Manifest of a prepared data set; opens one small file.
+
+    Raises:
+        UserError: the name cannot be a data set's.
+        DataError: the data set is not prepared, or its manifest is damaged.
+    """
+    check_name(name)
+    path = _folder(name, root) / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if (_folder(name, root) / MANIFEST).exists():  # a preparation swapped the folder just now
+            return read_manifest(name, root)
+        raise DataError(_not_prepared(name, root)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {_again(name)}") from error
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is damaged: it is not JSON ({error}); {_again(name)}") from error
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != VERSION:
+        raise DataError(f"{path} has version {version!r}, but this program reads {VERSION}; {_again(name)}")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise DataError(f"{path} is damaged ({where}: {first['msg']}); {_again(name)}") from error
+    if manifest.name != name:
+        raise DataError(
+            f"{path} is the manifest of {manifest.name!r}, not of {name!r}; "
+            f"give the folder its name back, or prepare {name!r} itself: {prepare_command(name)}"
+        )
+    return manifest
+
+
+def load(name: str, root: Path) -> PreparedData:
+    """Map a prepared data set into memory. Sizes, types and shapes are checked, contents are not read.
+
+    Raises:
+        UserError: the name cannot be a data set's.
+        DataError: the data set is not prepared, or a file is missing or not what the manifest says.
+    """
+    while True:
+        manifest = read_manifest(name, root)
+        try:
+            data = _open(manifest, _folder(name, root))
+        except DataError:
+            if read_manifest(name, root) == manifest:
+                raise
+        else:
+            if read_manifest(name, root) == manifest:
+                return data
+        # A preparation swapped the folder between the manifest and the arrays: read both anew.
+
+
+def verify(name: str, root: Path) -> Manifest:
+    """Read every byte of a prepared data set and compare all hashes with the manifest.
+
+    Raises:
+        UserError: the name cannot be a data set's.
+        DataError: as `load`, or a file or the manifest was changed since.
+    """
+    data = load(name, root)
+    manifest, folder = data.manifest, _folder(name, root)
+    for file, record in manifest.files.items():
+        if file_hash(folder / file) != record.sha256:
+            raise DataError(f"{folder / file} was changed since it was prepared: other SHA-256; {_again(name)}")
+    arrays = {array: array_hash(getattr(data, array)) for array in ARRAYS}
+    if data_hash(arrays, manifest.mean, manifest.std, manifest.flip, manifest.crop_padding) != manifest.data_hash:
+        raise DataError(f"{folder / MANIFEST} was changed since it was prepared: other hash; {_again(name)}")
+    return manifest
+
+
+def prepared(root: Path) -> list[Manifest]:
+    """Manifests of all data sets prepared under root, by name.
+
+    Raises:
+        DataError: a manifest is damaged.
+    """
+    return [read_manifest(name, root) for name in _names(root)]
+
+
+def _folder(name: str, root: Path) -> Path:
+    """The data set's folder; between the two renames of a swap, the version that was moved aside."""
+    folder = root / name
+    if not folder.exists() and (aside(name, root) / MANIFEST).exists():
+        return aside(name, root)
+    return folder
+
+
+def _names(root: Path) -> list[str]:
+    found = (_FOLDER.fullmatch(path.parent.name) for path in root.glob(f"*/{MANIFEST}"))
+    return sorted({match["name"] or match["aside"] for match in found if match})
+
+
+def _again(name: str) -> str:
+    return f"prepare the data set again: {prepare_command(name)}"
+
+
+def _not_prepared(name: str, root: Path) -> str:
+    names = _names(root)
+    names.sort(key=lambda other: -SequenceMatcher(None, name, other).ratio())
+    near = [] if name in BUILT_IN else get_close_matches(name, {*names, *BUILT_IN}, n=1)
+    return (
+        f"the data set {name!r} is not prepared under {root}"
+        + (f" (prepared there: {', '.join(names)})" if names else " (nothing is)")
+        + (f"; did you mean {near[0]!r}? If not, type: " if near else "; type: ")
+        + prepare_command(name)
+    )
+
+
+def _open(manifest: Manifest, folder: Path) -> PreparedData:
+    def array(file: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+        path, again = folder / file, _again(manifest.name)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {again}") from error
+        expected = manifest.files[file].bytes
+        if size != expected:
+            raise DataError(f"{path} has {size:,} bytes, but its manifest says {expected:,}; {again}")
+        try:
+            # Copy on write: pages stay shared, and torch.from_numpy does not warn of a read-only array.
+            mapped = np.lib.format.open_memmap(path, mode="c")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no array file of NumPy's ({error}); {again}") from error
+        if mapped.dtype != dtype or mapped.shape != shape or not mapped.flags.c_contiguous:
+            raise DataError(
+                f"{path} holds {mapped.dtype} {mapped.shape}, but its manifest says {np.dtype(dtype)} {shape}; {again}"
+            )
+        return mapped
+
+    return PreparedData(
+        manifest=manifest,
+        train_x=array("train_x.npy", np.uint8, (manifest.n_train, *manifest.image_shape)).view(np.uint8),
+        train_y=array("train_y.npy", np.int64, (manifest.n_train,)).view(np.int64),
+        test_x=array("test_x.npy", np.uint8, (manifest.n_test, *manifest.image_shape)).view(np.uint8),
+        test_y=array("test_y.npy", np.int64, (manifest.n_test,)).view(np.int64),
+    )

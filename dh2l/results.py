@@ -1,0 +1,45 @@
+"""What training gives: one result per epoch, and one at the end."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+History = dict[str, list[float | None]]
+"""Every epoch's metrics, by name."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch: its number, counted from 1, and what was measured.
+
+    `metrics` holds train, validation and test loss (nats) and accuracy (fraction), super-class
+    accuracy and mistake severity, each regulariser's value, the mean violation of each constraint,
+    the fraction of clamped pairs, the learning rate, images/s of training, seconds of the whole
+    epoch, and its end as seconds since 1970. None marks what does not exist for this trial.
+    """
+
+    epoch: int
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished trial leaves.
+
+    Attributes:
+        history: every epoch's metrics, by name.
+        predictions_last: predicted class of every test image after the last epoch, ``(N,)``.
+        predictions_best: the same at the best validation epoch; None under protocol `paper`.
+        vectors: the classifier's effective projection vectors, float32 ``(n_classes, d)``.
+        parameters: number of the network's parameters.
+        attempts: one entry per process that trained: device, threads, first epoch, seconds.
+    """
+
+    history: History
+    predictions_last: npt.NDArray[np.int64]
+    predictions_best: npt.NDArray[np.int64] | None
+    vectors: npt.NDArray[np.float32]
+    parameters: int
+    attempts: list[dict[str, Any]]

@@ -1,0 +1,290 @@
+"""Training of one trial: a generator of per-epoch results that resumes as if never interrupted."""
+
+import math
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dh2l import checkpoint
+from dh2l.batches import Normalise, generator, make_splits, train_batches
+from dh2l.classifier import HierarchicalClassifier, PlainClassifier
+from dh2l.config import TrainConfig
+from dh2l.data import PreparedData
+from dh2l.errors import Diverged, UserError
+from dh2l.evaluation import Evaluator
+from dh2l.models import ResNet, build_model
+from dh2l.objective import Objective
+from dh2l.results import EpochResult, History, TrainResult
+from dh2l.tree import ClassTree
+
+
+def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> ResNet:
+    """The network of a config, initialised from its seed.
+
+    Backbone and classifier draw from streams of their own: the arms of a study start from the same
+    backbone.
+    """
+    depth_to_features = 64
+    head = generator("classifier", config.seed)
+    classifier: PlainClassifier | HierarchicalClassifier
+    if config.hierarchical:
+        classifier = HierarchicalClassifier(
+            tree,
+            depth_to_features,
+            centres=config.centres,
+            centre_scale=config.centre_scale,
+            radius=config.radius,
+            radius_ratio=config.radius_ratio,
+            outer_radius_factor=config.outer_radius_factor,
+            generator=head,
+        )
+    else:
+        classifier = PlainClassifier(depth_to_features, tree.n_classes, head)
+    return build_model(
+        config.model,
+        in_channels=in_channels,
+        classifier=classifier,
+        shortcut=config.shortcut,
+        generator=generator("backbone", config.seed),
+    )
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 1: steps down at the milestones, after a linear warm-up (D13)."""
+    done = epoch - 1
+    drops = sum(done >= milestone * config.epochs for milestone in config.lr_milestones)
+    rise = min(1.0, epoch / config.warmup_epochs) if config.warmup_epochs else 1.0
+    return config.lr * config.lr_gamma**drops * rise
+
+
+def make_optimizer(config: TrainConfig, network: ResNet) -> torch.optim.SGD:
+    """SGD with weight decay on weights, surface vectors and centres, not on batch norm (D14) or the logit scale."""
+    exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
+    if not config.decay_batch_norm:
+        for module_name, module in network.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                exempt |= {f"{module_name}.{name}" for name, _ in module.named_parameters()}
+    decayed = [p for name, p in network.named_parameters() if name not in exempt]
+    free = [p for name, p in network.named_parameters() if name in exempt]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+
+
+@contextmanager
+def arithmetic(config: TrainConfig, threads: int | None) -> Iterator[None]:
+    """Set torch's process-wide switches as a config wants them, and put them back afterwards."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined] # set up when torch is imported
+    products: Any = torch.backends.cuda.matmul
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        convolutions.fp32_precision,
+        products.fp32_precision,
+    )
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    convolutions.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
+    products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.backends.cudnn.benchmark = before[2]
+        convolutions.fp32_precision, products.fp32_precision = before[3], before[4]
+
+
+def train(
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 5.0,
+) -> Generator[EpochResult, None, TrainResult]:
+    """Train one trial, yielding one result per epoch and returning a `TrainResult`.
+
+    Args:
+        config: the trial; its hashes, where set, must be those of `data`.
+        data: the prepared data set.
+        device: a torch device; default: the GPU where there is one.
+        threads: CPU threads; default: as torch is set.
+        checkpoints: folder for the trial's checkpoint. Where it holds one, training goes on from
+            there, with the same results as if it had never stopped: bit for bit on a CPU with the
+            same number of threads, and on a GPU with `deterministic: true`.
+        checkpoint_seconds: least time between two checkpoints; the last epoch always leaves one.
+
+    Raises:
+        Diverged: a loss was not finite.
+        UserError: config and data do not fit.
+    """
+    if config.data_hash not in ("", data.manifest.data_hash):
+        raise UserError(f"the data set {config.dataset} was prepared anew since this trial was planned; plan again")
+    config = config.bound(data.manifest)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with arithmetic(config, threads):
+        run = _Run(config, data, where)
+        if checkpoints and (state := checkpoint.load(checkpoints, config.identity)):
+            run.restore(state)
+        saved = time.monotonic()
+        run.start_attempt()
+        for epoch in range(run.epochs_done + 1, config.epochs + 1):
+            result = run.epoch(epoch)
+            if checkpoints and (epoch == config.epochs or time.monotonic() - saved >= checkpoint_seconds):
+                checkpoint.save(checkpoints, run.state())
+                saved = time.monotonic()
+            yield result
+        return run.result()
+
+
+class _Run:
+    """A trial in training: network, optimizer and history, and how to save and restore them."""
+
+    def __init__(self, config: TrainConfig, data: PreparedData, device: torch.device) -> None:
+        manifest = data.manifest
+        self.config, self.device, self.tree = config, device, manifest.tree
+        self.padding = manifest.crop_padding if config.crop_padding is None else config.crop_padding
+        self.flip = manifest.flip if config.flip is None else config.flip
+        self.splits = make_splits(config, data, device)
+        self.normalise = Normalise(manifest.mean, manifest.std, device)
+        self.evaluate = Evaluator(self.tree, self.normalise, device, config.precision)
+        network = build_network(config, self.tree, manifest.image_shape[2])
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.objective = Objective(config, self.network, self.tree)
+        self.optimizer = make_optimizer(config, self.network)
+        self.history: History = {}
+        self.epochs_done = 0
+        self.predictions_last: Tensor | None = None
+        self.predictions_best: Tensor | None = None
+        self.attempts: list[dict[str, Any]] = []
+
+    def start_attempt(self) -> None:
+        """Note that this process trains from here."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        if self.epochs_done < self.config.epochs:
+            self.attempts.append(
+                {
+                    "device": name,
+                    "threads": torch.get_num_threads(),
+                    "first_epoch": self.epochs_done + 1,
+                    "seconds": 0.0,
+                }
+            )
+
+    def epoch(self, epoch: int) -> EpochResult:
+        """Train and evaluate one epoch."""
+        started = time.perf_counter()
+        rate = learning_rate(self.config, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics: dict[str, float | None] = self._train_epoch(epoch)
+        trained = time.perf_counter() - started
+        if self.splits.validation is not None:
+            validation = self.evaluate(self.network, self.splits.validation)
+            metrics |= validation.metrics("validation")
+        test = self.evaluate(self.network, self.splits.test)
+        metrics |= test.metrics("test")
+        values = self.objective.values()
+        if values:
+            metrics |= dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+        if bad := [name for name, value in metrics.items() if value is not None and not math.isfinite(value)]:
+            raise Diverged(epoch, " and the ".join(name.replace("_", " ") for name in bad), self.history)
+        seconds = time.perf_counter() - started
+        metrics |= {
+            "lr": rate,
+            "images_per_s": len(self.splits.train) / trained,
+            "seconds": seconds,
+            "time": time.time(),
+        }
+        self.predictions_last = test.predictions.to(torch.int32)
+        if self.splits.validation is not None and all(
+            past is not None and past < validation.accuracy for past in self.history.get("validation_accuracy", [])
+        ):
+            self.predictions_best = self.predictions_last
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(value)
+        self.epochs_done = epoch
+        self.attempts[-1]["seconds"] += seconds
+        return EpochResult(epoch, metrics)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float | None]:
+        """One pass of SGD. Sums stay on the device until its end."""
+        n, terms = len(self.splits.train), len(self.objective.terms)
+        sums = torch.zeros(terms, device=self.device)
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        never = torch.iinfo(torch.int64).max
+        first_bad = torch.full((terms,), never, device=self.device)
+        batches = train_batches(
+            self.splits.train,
+            batch_size=self.config.batch_size,
+            padding=self.padding,
+            flip=self.flip,
+            seed=self.config.seed,
+            epoch=epoch,
+        )
+        for step, (images, labels) in enumerate(batches):
+            loss = self.objective(self.normalise(images), labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            sums += loss.terms * len(labels)
+            right += (loss.logits.argmax(dim=1) == labels).sum()
+            first_bad = torch.where(loss.terms.isfinite(), first_bad, first_bad.clamp_max(step))
+        if (bad := first_bad.tolist()) != [never] * terms:
+            guilty = [name for name, step in zip(self.objective.terms, bad, strict=True) if step == min(bad)]
+            raise Diverged(epoch, " and the ".join(guilty), self.history)
+        means = (sums / n).tolist()
+        return {
+            "train_loss": sum(means),
+            "train_cross_entropy": means[0],
+            "train_accuracy": right.item() / n,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, in types that load without unpickling code."""
+        return {
+            "identity": self.config.identity,
+            "epochs_done": self.epochs_done,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "predictions_last": self.predictions_last,
+            "predictions_best": self.predictions_best,
+            "attempts": self.attempts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epochs_done = state["epochs_done"]
+        self.history, self.attempts = state["history"], state["attempts"]
+        self.predictions_last, self.predictions_best = state["predictions_last"], state["predictions_best"]
+
+    def result(self) -> TrainResult:
+        """What the finished trial leaves."""
+        assert self.predictions_last is not None  # noqa: S101 at least one epoch has run
+        best = self.predictions_best
+        with torch.no_grad():
+            vectors = self.network.classifier.spheres().weight
+        return TrainResult(
+            history=self.history,
+            predictions_last=self.predictions_last.numpy().astype(np.int64),
+            predictions_best=None if best is None else best.numpy().astype(np.int64),
+            vectors=vectors.float().cpu().numpy(),
+            parameters=sum(parameter.numel() for parameter in self.network.parameters()),
+            attempts=self.attempts,
+        )

@@ -1,0 +1,5 @@
+"""`python -m study` is `dh2l-study`."""
+
+from study.cli import main
+
+main()

@@ -1,0 +1,331 @@
+"""Ray Tune: the only module that talks to it. Drives a searcher's trials on one machine or a cluster."""
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # records are the truth, not Ray's own logs
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no accuracy
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tuner.restore is not used
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours stops at the end of an epoch, and says so
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
+
+from dh2l.config import TrainConfig
+from dh2l.errors import UserError
+from dh2l.results import EpochResult
+from study.filing import unfinished_record
+from study.observer import Observer
+from study.places import Places
+from study.records import Failure, RecordStore
+from study.searcher import Searcher
+from study.space import Scheduler
+
+RETRIES = 2
+"""How often a trial whose worker died goes on elsewhere from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial gets, and where."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; None starts Ray on this machine."""
+    cpus: float = 1.0
+    gpus: float | None = None
+    """None: one where the cluster has GPUs, else none."""
+
+
+def run_on_ray(
+    searcher: Searcher,
+    n_trials: int,
+    places: Places,
+    resources: Resources,
+    observer: Observer,
+    *,
+    scheduler: Scheduler | None = None,
+    group_of: Callable[[str], str] = str,
+) -> bool:
+    """Train what a searcher suggests, several trials at a time.
+
+    Args:
+        searcher: gives configs until it has none.
+        n_trials: the most that it will give.
+        places: where records and data lie; on a cluster, folders that every node sees.
+        resources: what one trial gets.
+        observer: told of every epoch and record, in this process.
+        scheduler: early stopping, among the trials of one group.
+        group_of: group of a trial by its identity: a cell of the table.
+
+    Returns:
+        Whether the user interrupted it.
+
+    Raises:
+        UserError: the cluster cannot be reached, or is too small for one trial.
+    """
+    places.ray.mkdir(parents=True, exist_ok=True)
+    with _cluster(resources.address), _Interrupt() as interrupt:
+        gpus, concurrent = _share(resources)
+        driver = _Driver(places, observer, interrupt)
+        trainable = tune.with_resources(
+            tune.with_parameters(_Trainable, places=places, threads=max(1, int(resources.cpus)), gpu=gpus > 0),
+            {"cpu": resources.cpus, "gpu": gpus},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_Suggestions(searcher),
+                scheduler=_PerGroup(scheduler, group_of) if scheduler else FIFOScheduler(),
+                num_samples=n_trials,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"driver-{os.getpid()}",
+                storage_path=str(places.ray),
+                callbacks=[driver],
+                stop=_StopWhen(interrupt),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(places.ray / f"driver-{os.getpid()}", ignore_errors=True)
+        return interrupt.raised
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """A connection to a cluster, or a Ray of our own that ends with us."""
+    try:
+        if address is None:
+            ray.init(
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"the Ray cluster at {address} cannot be reached: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _share(resources: Resources) -> tuple[float, int]:
+    """GPUs of one trial, and how many trials fit side by side."""
+    total = ray.cluster_resources()
+    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    gpus = resources.gpus if resources.gpus is not None else min(1.0, have_gpus)
+    fits = [have_cpus / resources.cpus] + ([have_gpus / gpus] if gpus else [])
+    concurrent = int(min(fits) + 1e-9)
+    if concurrent < 1:
+        raise UserError(
+            f"one trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have_cpus:g} "
+            f"and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial"
+        )
+    return gpus, concurrent
+
+
+class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
+    """A worker. It keeps no state outside the trial that it trains, so it is reused for the next."""
+
+    def setup(self, config: dict[str, Any], places: Places, threads: int, gpu: bool) -> None:
+        self._places, self._threads, self._device = places, threads, "cuda" if gpu else "cpu"
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._training.close()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from study.trial import run_trial  # torch is the workers' to import, not the driver's
+
+        self._config = TrainConfig.model_validate(config["config"])
+        self._training = run_trial(self._config, self._places, device=self._device, threads=self._threads)
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; with the last one, the record is filed too."""
+        epoch, metrics, state = 0, dict[str, float | None](), None
+        try:
+            result = next(self._training)
+            epoch, metrics = result.epoch, result.metrics
+            if epoch == self._config.epochs:
+                next(self._training)
+        except StopIteration as stop:
+            state = stop.value.state
+        score = {"validation_accuracy": metrics["validation_accuracy"]} if "validation_accuracy" in metrics else {}
+        return {**score, "epoch": epoch, "metrics": metrics, "state": state, "done": state is not None}
+
+    def cleanup(self) -> None:
+        self._training.close()
+
+
+class _Suggestions(RaySearcher):  # type: ignore[misc] # ray is untyped here
+    """Hands our searcher's trials to Ray and their results back."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        super().__init__(metric="validation_accuracy", mode="max")
+        self._searcher = searcher
+        self._identities: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        config = self._searcher.suggest()
+        if config is None:
+            return RaySearcher.FINISHED
+        self._identities[trial_id] = config.identity
+        return {"identity": config.identity, "config": config.model_dump()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        score = None if error or not result else result.get("validation_accuracy")
+        self._searcher.tell(self._identities[trial_id], score)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing to save: what is left to do follows from the records."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """As above."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """As above."""
+
+
+class _Driver(tune.Callback):  # type: ignore[misc] # ray is untyped here
+    """Passes what trials report to the observer, and files what only the driver can know."""
+
+    def __init__(self, places: Places, observer: Observer, interrupt: "_Interrupt") -> None:
+        self._store, self._places = RecordStore(places.trials), places
+        self._observer, self._interrupt = observer, interrupt
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.started(_config_of(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result["epoch"]:
+            self._observer.epoch(_config_of(trial), EpochResult(result["epoch"], result["metrics"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config, last = _config_of(trial), trial.last_result or {}
+        if last.get("state") is not None:
+            record = self._store.get(config.identity, self._places.set_aside)
+            if record is not None:
+                self._observer.filed(record)
+        elif not self._interrupt.raised:
+            failure = Failure(kind="Stopped", message="stopped early by the scheduler", epoch=last.get("epoch"))
+            self._observer.filed(self._store.write(unfinished_record(config, "stopped", failure)))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config = _config_of(trial)
+        failure = Failure(
+            kind="WorkerDied",
+            message=f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}",
+        )
+        self._observer.filed(self._store.write(unfinished_record(config, "failed", failure)))
+
+
+class _PerGroup(FIFOScheduler):  # type: ignore[misc] # ray is untyped here
+    """One of Ray's schedulers for each group of trials: arms are never stopped for being worse than others."""
+
+    def __init__(self, settings: Scheduler, group_of: Callable[[str], str]) -> None:
+        super().__init__()
+        self._settings, self._group_of = settings, group_of
+        self._schedulers: dict[str, TrialScheduler] = {}
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        config = _config_of(trial)
+        group = self._group_of(config.identity)
+        if group not in self._schedulers:
+            self._schedulers[group] = self._make(config.epochs)
+        return self._schedulers[group]
+
+    def _make(self, epochs: int) -> TrialScheduler:
+        words = {"time_attr": "epoch", "metric": "validation_accuracy", "mode": "max"}
+        if self._settings.kind == "median":
+            return MedianStoppingRule(**words, grace_period=self._settings.grace_epochs)
+        return AsyncHyperBandScheduler(
+            **words,
+            max_t=epochs,
+            grace_period=min(self._settings.grace_epochs, epochs),
+            reduction_factor=self._settings.reduction_factor,
+        )
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if "validation_accuracy" in result:
+            self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+
+class _Interrupt:
+    """Ctrl-C once: stop every trial at the end of its epoch. Twice: stop now."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.raised = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+
+class _StopWhen(tune.Stopper):  # type: ignore[misc] # ray is untyped here
+    """Stops everything once the user has interrupted."""
+
+    def __init__(self, interrupt: _Interrupt) -> None:
+        self._interrupt = interrupt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._interrupt.raised
+
+    def stop_all(self) -> bool:
+        return self._interrupt.raised
+
+
+def _config_of(trial: Any) -> TrainConfig:
+    return TrainConfig.model_validate(trial.config["config"])
+
+
+def _last_line(path: str | None) -> str:
+    if path is None:
+        return "nothing"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return next((line.strip() for line in reversed(file.read().splitlines()) if line.strip()), "nothing")
+    except OSError:
+        return "nothing"

@@ -1,0 +1,83 @@
+"""Every path the harness reads or writes."""
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from dh2l.errors import UserError
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where results and prepared data lie.
+
+    Attributes:
+        results: the results folder; everything below it is ours.
+        data: the folder of prepared data sets.
+    """
+
+    results: Path
+    data: Path
+
+    @classmethod
+    def of(cls, results: Path, data: Path) -> "Places":
+        """Absolute places."""
+        return cls(results.absolute(), data.absolute())
+
+    @property
+    def trials(self) -> Path:
+        """The records: what is known."""
+        return self.results / "trials"
+
+    @property
+    def claims(self) -> Path:
+        """Marks of trials in training."""
+        return self.results / "running"
+
+    @property
+    def set_aside(self) -> Path:
+        """Records that did not verify, kept for inspection."""
+        return self.results / "set-aside"
+
+    @property
+    def ray(self) -> Path:
+        """Ray Tune's own scratch, removed after each run."""
+        return self.results / "ray"
+
+    @property
+    def mlflow(self) -> Path:
+        """The MLflow store's folder."""
+        return self.results / "mlflow"
+
+    def checkpoint(self, identity: str) -> Path:
+        """Folder of one trial's checkpoint."""
+        return self.results / "checkpoints" / identity
+
+    def table(self, study: str) -> Path:
+        """Folder of one study's rendered tables."""
+        return self.results / "tables" / study
+
+    def require_writable(self) -> None:
+        """Make the results folder, and refuse one that cannot be written before anything is computed.
+
+        Raises:
+            UserError: it cannot be made or written.
+        """
+        try:
+            for folder in (self.trials, self.claims):
+                folder.mkdir(parents=True, exist_ok=True)
+                probe = folder / f".probe-{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"the results folder {self.results} cannot be written ({error.strerror}); "
+                "give another with --results, or mend its permissions"
+            ) from None
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies under `search_spaces/`, by name."""
+    files = (Path(str(entry)) for entry in resources.files("search_spaces").iterdir())
+    return {path.stem: path for path in sorted(files) if path.suffix == ".yaml"}

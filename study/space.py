@@ -1,0 +1,284 @@
+"""What a study file may say: fixed config, rows × columns, seeds, searched axes, the rule that selects."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dh2l.config import TrainConfig
+from dh2l.errors import UserError, unknown_name
+from dh2l.explain import findings
+from dh2l.names import METRICS
+from study.places import shipped_studies
+from study.yaml12 import Document, parse_value
+
+Value = bool | int | float | str | list[float] | None
+
+ARMS: dict[str, dict[str, Value]] = {
+    "baseline": {"weight_decay": 0.0},
+    "baseline+l2": {},
+    "E": {},
+    "H": {"classifier": "hierarchical"},
+    "H0": {"classifier": "hierarchical"},
+    "E+H": {"classifier": "hierarchical"},
+    "E+H0": {"classifier": "hierarchical"},
+}
+"""The arms of the paper, and the two (H0) that it lacks, with what each fixes in the config."""
+
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "metric": ("E", "H", "E+H", "E+H0"),
+    "conv_metric": ("E", "E+H", "E+H0"),
+    "lambda_e": ("E", "E+H", "E+H0"),
+    "lambda_l": ("H", "E+H"),
+    "lambda_c1": ("H", "E+H"),
+    "lambda_c2": ("H", "E+H"),
+    "lambda_c3": ("H", "E+H"),
+}
+"""The arms in which a field can be searched: no λe without E, no λl or λc without H."""
+
+OWN_KEYS = ("seed", "data_hash", "tree_hash")
+"""Config fields that a study sets by other means: `seeds`, and the prepared data."""
+
+
+def _config_key(key: str) -> str:
+    if key in OWN_KEYS:
+        raise ValueError(f"{key} cannot be set here" + ("; use the study's `seeds`" if key == "seed" else ""))
+    if key not in TrainConfig.model_fields:
+        raise ValueError(unknown_name("config field", key, set(TrainConfig.model_fields) - set(OWN_KEYS)))
+    return key
+
+
+ConfigKey = Annotated[str, AfterValidator(_config_key)]
+Settings = dict[ConfigKey, Value]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Axis(_Part):
+    """Values of one searched field, in Ray Tune's words. Exactly one of the four is given."""
+
+    grid: list[Value] | None = Field(default=None, min_length=1)
+    """Each of these values, crossed with every other axis."""
+    choice: list[Value] | None = Field(default=None, min_length=1)
+    """One of these values, drawn anew for each sample."""
+    uniform: tuple[float, float] | None = Field(default=None, strict=False)
+    """A number between two bounds, drawn evenly."""
+    loguniform: tuple[float, float] | None = Field(default=None, strict=False)
+    """A number between two bounds above 0, drawn evenly in its logarithm."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("an axis is exactly one of grid, choice, uniform and loguniform")
+        for kind in ("uniform", "loguniform"):
+            bounds = getattr(self, kind)
+            if bounds is not None and not (0 if kind == "loguniform" else float("-inf")) < bounds[0] < bounds[1]:
+                raise ValueError(
+                    f"{kind}: {list(bounds)} must be two rising bounds" + (" above 0" * (kind == "loguniform"))
+                )
+        return self
+
+
+Axes = dict[ConfigKey, Axis]
+
+
+class Row(_Part):
+    """One row of the table, or several: every arm with every metric that it lists."""
+
+    arm: str | list[str]
+    """An arm, or several: baseline, baseline+l2, E, H, H0, E+H, E+H0."""
+    metric: str | list[str] | None = None
+    """The pairwise penalty, or several: a row for each, in this order."""
+    name: str | None = Field(default=None, min_length=1)
+    """What the table calls the row. Default: the paper's name of the metric, or the arm."""
+    set: Settings = {}
+    """Config fields of this row."""
+    search: Axes = {}
+    """Searched axes of this row, beside or instead of the study's."""
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms as a list."""
+        return [self.arm] if isinstance(self.arm, str) else self.arm
+
+    @property
+    def metrics(self) -> list[str | None]:
+        """The metrics as a list; ``[None]`` where none is named."""
+        return list(self.metric) if isinstance(self.metric, list) else [self.metric]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise ValueError(unknown_name("arm", arm, ARMS))
+            for axis in self.search:
+                if arm not in CONDITIONS.get(axis, ARMS):
+                    raise ValueError(
+                        f"the axis {axis} does not exist in arm {arm}, only in {', '.join(CONDITIONS[axis])}; "
+                        "leave it out or change the arm"
+                    )
+            if self.metric is not None and arm not in CONDITIONS["metric"]:
+                raise ValueError(f"arm {arm} has no metric, but the row names one; leave `metric` out")
+        for metric in self.metrics:
+            if metric is not None and metric not in METRICS:
+                raise ValueError(unknown_name("metric", metric, METRICS))
+        if not self.arms or not self.metrics:
+            raise ValueError("a row needs at least one arm, and `metric` is left out or names at least one")
+        if self.name is not None and len(self.arms) * len(self.metrics) > 1:
+            raise ValueError(f"the name {self.name!r} would stand for several rows; give each its own entry")
+        return self
+
+
+class Column(_Part):
+    """One column of the table: a model, a data set, or both."""
+
+    name: str = Field(min_length=1)
+    """What the table calls it."""
+    set: Settings = {}
+    """Config fields of this column."""
+
+
+class Scheduler(_Part):
+    """Early stopping by one of Ray's schedulers, within each cell. Candidates that it stops lose."""
+
+    kind: Literal["asha", "median"]
+    """Successive halving (ASHA), or stopping below the running median."""
+    grace_epochs: int = Field(default=1, ge=1)
+    """Epochs that every trial is given."""
+    reduction_factor: int = Field(default=3, ge=2)
+    """ASHA keeps one in this many at each rung."""
+
+
+class Study(_Part):
+    """A study: rows × columns of a table, each cell's candidates, and the seeds that they share."""
+
+    title: str = Field(min_length=1)
+    """One line: what is compared."""
+    reproduces: str = ""
+    """Which of the paper's tables, under which protocol."""
+    expected: str = ""
+    """Numbers that a sound run should come near."""
+    cost: str = ""
+    """What the whole study takes, and on what."""
+    paper_table: int | None = Field(default=None, ge=1, le=6)
+    """The paper's table whose numbers stand beside ours."""
+    config: Settings = {}
+    """The fixed part of every trial's config."""
+    rows: list[Row] = Field(min_length=1)
+    """The table's rows."""
+    columns: list[Column] = Field(min_length=1)
+    """The table's columns."""
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Trial seeds, the same for every cell."""
+    search: Axes = {}
+    """Searched axes; each applies to the arms in which its field exists."""
+    samples: int = Field(default=1, ge=1)
+    """Draws of the sampled axes (choice, uniform, loguniform) for each point of the grid."""
+    search_seed: int = Field(default=0, ge=0)
+    """Seed of these draws."""
+    rule: Literal["best_validation", "oracle"] = "best_validation"
+    """Selection among a cell's candidates: mean validation accuracy, or (chosen on test) mean test accuracy."""
+    accuracy: Literal["last", "best_validation", "oracle"] = "last"
+    """The epoch whose test accuracy the table shows: the last, the best on validation, or (oracle) the best on test."""
+    scheduler: Scheduler | None = None
+    """Early stopping; none by default."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {self.seeds}, but each may stand only once")
+        names = [column.name for column in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"columns are named {names}, but each name may stand only once")
+        return self
+
+
+class StudyFile:
+    """A study with its name and the file it came from.
+
+    Attributes:
+        name: the file's stem, with `@key=value` for every override.
+        study: its content.
+        document: the file, for the places of mistakes.
+    """
+
+    def __init__(self, path: Path, overrides: dict[str, Any] | None = None) -> None:
+        """Read and validate a study file.
+
+        Raises:
+            UserError: one line per mistake: file, place, value and remedy.
+        """
+        self.document = Document(path)
+        values = dict(self.document.values)
+        for key, value in (overrides or {}).items():
+            if key in Study.model_fields:
+                values[key] = value
+            else:
+                values["config"] = {**(values.get("config") or {}), key: value}
+        self.overrides = dict(overrides or {})
+        self.name = "@".join([path.stem, *(f"{key}={_word(value)}" for key, value in self.overrides.items())])
+        try:
+            self.study = Study.model_validate(values)
+        except ValidationError as error:
+            raise UserError(
+                "\n".join(f"{self.place(f.location)}: {f.sentence}" for f in findings(error, Study))
+            ) from None
+
+    def place(self, location: tuple[int | str, ...]) -> str:
+        """Where a value came from: a place in the file, or the command line."""
+        last_key = next((part for part in reversed(location) if part in self.overrides), None)
+        return f"--set {last_key}" if last_key is not None else self.document.place(location)
+
+
+def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
+    """The study of a shipped name or a path, with ``key=value`` overrides.
+
+    Raises:
+        UserError: no such study, or a mistake in it.
+    """
+    shipped = shipped_studies()
+    path = shipped.get(name) or Path(name)
+    if not path.is_file():
+        raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
+    values = {}
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override!r} must read key=value, for instance --set epochs=2")
+        values[key.strip()] = parse_value(text)
+    return StudyFile(path, values)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a name that is also a folder."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON Schema of study files: the study's keys, and under `config` and `set` every config field."""
+    schema = Study.model_json_schema()
+    trial = TrainConfig.model_json_schema()
+    fields = {k: v for k, v in trial["properties"].items() if k not in OWN_KEYS}
+    axis_of = {k: {"$ref": "#/$defs/Axis"} for k in fields}
+    settings = {"type": "object", "additionalProperties": False, "properties": fields}
+    axes = {"type": "object", "additionalProperties": False, "properties": axis_of}
+    definitions = schema["$defs"]
+    for owner, key in ((schema, "config"), (definitions["Row"], "set"), (definitions["Column"], "set")):
+        owner["properties"][key] = settings | {"description": owner["properties"][key]["description"]}
+    for owner in (schema, definitions["Row"]):
+        owner["properties"]["search"] = axes | {"description": owner["properties"]["search"]["description"]}
+    definitions["Row"]["properties"]["arm"]["anyOf"] = [
+        {"enum": list(ARMS)},
+        {"type": "array", "items": {"enum": list(ARMS)}},
+    ]
+    definitions["Row"]["properties"]["metric"]["anyOf"] = [
+        {"enum": list(METRICS)},
+        {"type": "array", "items": {"enum": list(METRICS)}},
+        {"type": "null"},
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

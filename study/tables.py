@@ -1,0 +1,193 @@
+"""Accuracy tables from records: a tidy frame, and Markdown and CSV laid out as the paper's."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from study.plan import Plan
+from study.records import write_atomically
+from study.selection import CellResult, evaluate_cell
+from study.states import Standing
+
+RULES = {
+    "best_validation": "highest mean validation accuracy over the seeds",
+    "oracle": "chosen on test: highest mean test accuracy over the seeds",
+}
+EPOCHS = {
+    "last": "the last epoch's",
+    "best_validation": "the best validation epoch's",
+    "oracle": "oracle, the best epoch's on test",
+}
+
+
+def cell_frame(standing: Standing) -> pd.DataFrame:
+    """One row per cell, in the table's order.
+
+    Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
+    percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
+    `difference` (ours less the paper's, points); `candidates` tried; `selected` (the searched fields'
+    values, as JSON) and `score` (what the rule compared, percent); `problem`; `note` on the printed
+    number; `commits` and `hardware` behind the cell, separated by semicolons.
+    """
+    study = standing.plan.file.study
+    return pd.DataFrame([_cell_row(evaluate_cell(cell, standing), study) for cell in standing.plan.cells])
+
+
+def _cell_row(result: CellResult, study: Any) -> dict[str, Any]:
+    cell = result.cell
+    accuracies = result.accuracies(study)
+    mean = statistics.fmean(accuracies) if accuracies else None
+    printed = cell.printed.accuracy if cell.printed else None
+    provenances = [record.provenance for record in result.records]
+    return {
+        "row": cell.row,
+        "arm": cell.arm,
+        "column": cell.column,
+        "n": len(accuracies),
+        "planned": result.planned,
+        "accuracy": mean,
+        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "paper": printed,
+        "difference": mean - printed if mean is not None and printed is not None else None,
+        "candidates": len(cell.candidates),
+        "selected": json.dumps(result.selected.values) if result.selected else "",
+        "score": None if result.score is None else 100 * result.score,
+        "problem": result.problem,
+        "note": cell.printed.note if cell.printed else "",
+        "commits": "; ".join(sorted({_commit(p.commit, p.dirty) for p in provenances})),
+        "hardware": "; ".join(sorted({str(p.hardware.get("gpu") or p.hardware["cpu"]) for p in provenances})),
+    }
+
+
+def _commit(commit: str | None, dirty: bool | None) -> str:
+    return "unknown" if commit is None else commit[:10] + "+changes" * bool(dirty)
+
+
+def cells_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a cell frame as plain dictionaries."""
+    return [{str(key): value for key, value in cell.items()} for cell in frame.to_dict("records")]
+
+
+def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What every rendered table says of itself: protocol, rule, seeds, commits, hardware."""
+    study = plan.file.study
+    protocols = sorted({config.protocol for config in plan.configs.values()})
+    data = sorted({f"{c.dataset} ({c.data_hash[:8]})" for c in plan.configs.values()})
+    searched = frame["candidates"].max() > 1
+    lines = [
+        f"Test accuracy in percent, {EPOCHS[study.accuracy]}; mean ± sample standard deviation over seeds "
+        f"{', '.join(map(str, study.seeds))}.",
+        f"Protocol: {', '.join(protocols)}. "
+        + (
+            f"Selection: {RULES[study.rule]}." if searched else "Nothing is selected: every cell has one configuration."
+        ),
+        f"Data: {', '.join(data)}. Commit: {_all(frame['commits'])}. Hardware: {_all(frame['hardware'])}.",
+    ]
+    if plan.file.overrides:
+        lines.append("Changed from the file: " + ", ".join(f"{k}={v}" for k, v in plan.file.overrides.items()) + ".")
+    return lines
+
+
+def _all(values: "pd.Series[str]") -> str:
+    return "; ".join(sorted({v for text in values for v in text.split("; ") if v})) or "none yet"
+
+
+def layout(standing: Standing, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table as text, rows × columns as in the paper, with its footnotes.
+
+    Returns:
+        A frame of strings (per column of the study: ours, and where the paper prints a number, the
+        paper's and the difference), and the footnotes in the order of their marks.
+    """
+    notes: list[str] = []
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    with_paper = set(frame.loc[frame["paper"].notna(), "column"])
+    for cell in cells_of(frame):
+        texts = rows.setdefault((cell["row"], cell["arm"]), {"metric": cell["row"], "arm": cell["arm"]})
+        texts[cell["column"]] = _ours(cell) + _marks(_mixed(cell), notes)
+        if cell["column"] in with_paper:
+            paper, difference = cell["paper"], cell["difference"]
+            texts[f"paper, {cell['column']}"] = (
+                "" if pd.isna(paper) else f"{paper:.2f}" + _marks([cell["note"]] if cell["note"] else [], notes)
+            )
+            texts[f"difference, {cell['column']}"] = "" if pd.isna(difference) else f"{difference:+.2f}"
+        if frame["candidates"].max() > 1:
+            texts[f"selected, {cell['column']}"] = _selected(cell)
+    failures = [
+        f"{identity}: {record.state}, {(record.failure.message or record.failure.kind).splitlines()[0]}"
+        for identity, record in standing.found.records.items()
+        if record.failure is not None
+    ]
+    return pd.DataFrame(list(rows.values())).fillna(""), notes + failures
+
+
+def _ours(cell: dict[str, Any]) -> str:
+    if cell["n"] == 0:
+        return str(cell["problem"])
+    spread = "" if pd.isna(cell["std"]) else f" ± {cell['std']:.2f}"
+    of = "" if cell["n"] == cell["planned"] else f" of {cell['planned']}"
+    problem = f"; {cell['problem']}" if cell["problem"] else ""
+    return f"{cell['accuracy']:.2f}{spread} (n={cell['n']}{of}{problem})"
+
+
+def _selected(cell: dict[str, Any]) -> str:
+    if cell["candidates"] == 1 or not cell["selected"]:
+        return ""
+    values = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(cell["selected"]).items())
+    return f"{values} (of {cell['candidates']})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mixed(cell: dict[str, Any]) -> list[str]:
+    """Footnotes on a cell whose trials were not all made alike."""
+    return [
+        f"trials of more than one {word}: {cell[key]}"
+        for key, word in (("commits", "commit"), ("hardware", "kind of hardware"))
+        if "; " in cell[key]
+    ]
+
+
+def _marks(texts: list[str], notes: list[str]) -> str:
+    """Footnote marks for some texts, which join the notes unless they stand there already."""
+    for text in texts:
+        if text not in notes:
+            notes.append(text)
+    return "".join(f" [{notes.index(text) + 1}]" for text in texts)
+
+
+def to_markdown(standing: Standing) -> str:
+    """The rendered table."""
+    frame = cell_frame(standing)
+    table, notes = layout(standing, frame)
+    lines = [f"# {standing.plan.file.study.title}", "", *header_lines(standing.plan, frame), ""]
+    lines += _pipe_table(table)
+    lines += [""] + [f"[{i}] {note}" for i, note in enumerate(notes, 1)] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _pipe_table(table: pd.DataFrame) -> list[str]:
+    """A frame of strings as a Markdown table, padded so that it also reads as plain text."""
+    cells = [[str(name) for name in table.columns], *table.to_numpy().tolist()]
+    cells = [[text.replace("|", "\\|") for text in row] for row in cells]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def save(standing: Standing, folder: Path) -> dict[str, Path]:
+    """Write the table as Markdown and the cells as CSV.
+
+    Returns:
+        The files by format.
+    """
+    files = {"markdown": folder / "table.md", "csv": folder / "cells.csv"}
+    write_atomically(files["markdown"], to_markdown(standing).encode())
+    write_atomically(files["csv"], cell_frame(standing).to_csv(index=False).encode())
+    return files

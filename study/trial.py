@@ -1,0 +1,80 @@
+"""One trial, from config to record. Ray's workers, shards and the command line all come through here."""
+
+import shutil
+import time
+import traceback
+from collections.abc import Generator
+from datetime import UTC, datetime
+
+from dh2l.config import TrainConfig
+from dh2l.data import load
+from dh2l.errors import Diverged
+from dh2l.results import EpochResult
+from dh2l.trainer import train
+from study import provenance
+from study.claims import ClaimedElsewhere, Claims
+from study.filing import arrays_of, finished_record, unfinished_record
+from study.places import Places
+from study.records import Failure, Record, RecordStore
+
+TRACEBACK_LINES = 30
+
+
+def run_trial(
+    config: TrainConfig, places: Places, *, device: str | None = None, threads: int | None = None
+) -> Generator[EpochResult, None, Record]:
+    """Train one bound config to its record, yielding one result per epoch.
+
+    Goes on from the trial's checkpoint; does nothing where a finished record exists; waits where
+    another live process trains the same trial. Whatever goes wrong inside becomes a record too.
+
+    Args:
+        config: a config that is bound to its data (`TrainConfig.bound`).
+        places: where records, checkpoints and data lie.
+        device: a torch device; default: the GPU where there is one.
+        threads: CPU threads; default: as torch is set.
+
+    Returns:
+        The filed record.
+    """
+    store, claims = RecordStore(places.trials), Claims(places.claims)
+    while True:
+        known = store.get(config.identity, places.set_aside)
+        if known is not None and known.state in ("done", "diverged"):
+            return known
+        try:
+            with claims.hold(config.identity, config.epochs) as claim:
+                training = _train_to_record(config, places, store, device, threads)
+                while True:
+                    try:
+                        result = next(training)
+                    except StopIteration as stop:
+                        record: Record = stop.value
+                        break
+                    claim.renew(result.epoch, result.metrics.get("validation_accuracy"))
+                    yield result
+                return record
+        except ClaimedElsewhere:
+            time.sleep(1.0)
+
+
+def _train_to_record(
+    config: TrainConfig, places: Places, store: RecordStore, device: str | None, threads: int | None
+) -> Generator[EpochResult, None, Record]:
+    started, hardware = datetime.now(UTC), provenance.hardware()
+    checkpoints = places.checkpoint(config.identity)
+    try:
+        data = load(config.dataset, places.data)
+        result = yield from train(config, data, device=device, threads=threads, checkpoints=checkpoints)
+    except Diverged as error:
+        failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
+        record = unfinished_record(config, "diverged", failure, started=started, hardware=hardware)
+        filed = store.write(record, arrays_of(error.history))
+    except Exception as error:  # noqa: BLE001 a trial's edge: whatever goes wrong becomes a failed record
+        lines = traceback.format_exc().splitlines()[-TRACEBACK_LINES:]
+        failure = Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
+        return store.write(unfinished_record(config, "failed", failure, started=started, hardware=hardware))
+    else:
+        filed = store.write(finished_record(config, started, result, hardware), arrays_of(result.history, result))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return filed

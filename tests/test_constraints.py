@@ -1,0 +1,116 @@
+"""C1, C2 and C3 against plain loops, and what must hold of them."""
+
+import math
+from collections.abc import Collection
+
+import pytest
+import torch
+from sphere_oracle import DEEP, FLAT, MODES, TREES, UNBALANCED, Oracle, library_gradients, make, seen_mask
+
+from dh2l.classifier import CentreMode, HierarchicalClassifier, RadiusMode, Spheres
+from dh2l.constraints import violations
+
+SEEN: dict[str, list[Collection[str] | None]] = {
+    "flat": [None, "bde"],
+    "unbalanced": [None, "acbd", "abe", "dfg", "e", ""],
+    "deep": [None, "acdh", "aefib", "bj", "abcdefgh", "c", ""],
+}
+
+
+def initial_radii(classifier: HierarchicalClassifier, seed: int) -> dict[int, float]:
+    """D9 from the classifier's initial values, which its seed gives again."""
+    tree = classifier.tree
+    again = HierarchicalClassifier(
+        tree,
+        classifier.n_features,
+        centres=classifier.centre_mode,
+        radius=classifier.radius_mode,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    oracle = Oracle(again)
+    lengths = [oracle.length(oracle.w[path]).item() for path in tree.paths]
+    mean = sum(lengths) / len(lengths)
+    return {level: (1 + math.sqrt(2)) ** (tree.depth - level) * mean for level in range(1, tree.depth)}
+
+
+@pytest.mark.parametrize("tree_name", TREES)
+@pytest.mark.parametrize(("centres", "radius"), MODES)
+def test_violations_and_gradients_are_those_of_the_double_loop(
+    centres: CentreMode, radius: RadiusMode, tree_name: str
+) -> None:
+    tree = TREES[tree_name]
+    violated = set()
+    for seed, names in enumerate(SEEN[tree_name]):
+        classifier = make(tree, centres, radius, seed=seed)
+        oracle = Oracle(classifier, names)
+        oracle.inner_radii = initial_radii(classifier, seed)
+        expected = oracle.violations()
+        found = violations(classifier, classifier.spheres(), seen=seen_mask(tree, names))
+        assert found.keys() == expected.keys()
+        for key in expected:
+            torch.testing.assert_close(found[key].detach(), expected[key].detach(), rtol=1e-6, atol=1e-7)
+            violated |= {key} if found[key] > 0.01 else set()
+            gradients = library_gradients(classifier, found[key])
+            for name, gradient in oracle.gradients(expected[key]).items():
+                torch.testing.assert_close(gradients[name], gradient, rtol=1e-6, atol=1e-9)
+    if tree.depth > 1:  # the comparison was not one of zeros
+        assert violated >= ({"c1", "c2", "c3"} if radius == "free" else {"c3"})
+
+
+@pytest.mark.parametrize(("centres", "radius"), MODES)
+def test_without_a_hierarchy_there_is_nothing_to_violate(centres: CentreMode, radius: RadiusMode) -> None:
+    classifier = make(FLAT, centres, radius)
+    assert [v.item() for v in violations(classifier, classifier.spheres()).values()] == [0, 0, 0]
+
+
+def two_spheres(distance: float, r_inner: float, r_outer: float) -> tuple[HierarchicalClassifier, Spheres]:
+    """UNBALANCED with p's and r's centres `distance` apart, both `distance`/2 from the origin, in a plane."""
+    classifier = make(UNBALANCED, d=2)
+    classifier.constant_radii.fill_(r_outer)
+    w = torch.zeros(7, 2, dtype=torch.float64)
+    w[:, 1] = r_inner
+    c = torch.zeros(4, 2, dtype=torch.float64)
+    c[0, 0], c[2, 0] = distance / 2, -distance / 2
+    return classifier, Spheres(w, {2: w}, {1: c}, None)
+
+
+@pytest.mark.parametrize(
+    ("distance", "r_inner", "r_outer", "expected"),
+    [
+        (4.0, 1.0, 3.0, (0, 0, 0)),  # fits; the inner spheres touch the outer one
+        (4.0, 1.0, 2.5, (0, 0.5, 0)),  # each reaches 0.5 beyond the outer sphere
+        (1.0, 1.0, 9.0, (0, 0, 1.0)),  # they overlap by 1
+        (0.0, 1.0, 9.0, (0, 0, 2.0)),  # concentric
+        (8.0, 3.0, 2.0, (1.0, 5.0, 0)),  # larger than the outer sphere
+    ],
+)
+def test_violations_of_two_spheres_in_a_plane(
+    distance: float, r_inner: float, r_outer: float, expected: tuple[float, float, float]
+) -> None:
+    classifier, spheres = two_spheres(distance, r_inner, r_outer)
+    found = violations(classifier, spheres, seen=seen_mask(UNBALANCED, "adf"))
+    assert [found[key].item() for key in ("c1", "c2", "c3")] == pytest.approx(expected)
+
+
+def test_coinciding_centres_and_vanished_vectors_give_finite_gradients() -> None:
+    classifier = make(UNBALANCED)
+    with torch.no_grad():
+        classifier.centre["1"].zero_()
+        classifier.surface["2"].zero_()
+        classifier.surface["2"][0] = 1.0
+    total = torch.stack(list(violations(classifier, classifier.spheres()).values())).sum()
+    assert total > 0
+    assert all(gradient.isfinite().all() for gradient in library_gradients(classifier, total).values())
+
+
+@pytest.mark.parametrize("centres", ["learned", "parent", "mean"])
+def test_an_unseen_class_has_no_part_in_a_measured_radius(centres: CentreMode) -> None:
+    """Class h is z2's only one; without it neither z2's sphere nor its centre matters."""
+    spheres_of = make(DEEP, centres).spheres()
+    seen = seen_mask(DEEP, "abcdefgijk")
+    classifier = make(DEEP, centres)
+    before = violations(classifier, spheres_of, seen=seen)
+    spheres_of.projections[3].data[7] *= 100
+    spheres_of.centres[2].data[5] *= 100
+    after = violations(classifier, spheres_of, seen=seen)
+    assert {key: v.item() for key, v in before.items()} == {key: v.item() for key, v in after.items()}
