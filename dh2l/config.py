@@ -72,7 +72,7 @@ class TrainConfig(BaseModel):
     decay_batch_norm: bool = False
     """Whether weight decay also acts on batch norm's parameters (D14)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the network: `tf32` for convolutions on NVIDIA GPUs, `bf16` autocast. Regularisers are always fp32."""
+    """Arithmetic of the network: `tf32` for a GPU's convolutions, `bf16` autocast. Regularisers are always fp32."""
     deterministic: bool = False
     """Only deterministic kernels: on a GPU, the same seed then gives the same bits."""
     seed: int = Field(default=0, ge=0)

@@ -278,8 +278,7 @@ class _Run:
         """What the finished trial leaves."""
         assert self.predictions_last is not None  # noqa: S101 at least one epoch has run
         best = self.predictions_best
-        with torch.no_grad():
-            vectors = self.network.classifier.spheres().weight
+        vectors = self.network.classifier.spheres().weight.detach()
         return TrainResult(
             history=self.history,
             predictions_last=self.predictions_last.numpy().astype(np.int64),

@@ -30,8 +30,8 @@ mlflow_app = typer.Typer(no_args_is_help=True, help="The MLflow view of the reco
 app.add_typer(data_app, name="data")
 app.add_typer(mlflow_app, name="mlflow")
 
-out = Console()
-err = Console(stderr=True)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
 SetOption = Annotated[
@@ -49,10 +49,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        err.print(f"[bold red]error:[/bold red] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/bold red] {_escape(str(error))}")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on", highlight=False)
+        err.print("interrupted; run the same command again to go on")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,7 +99,7 @@ def plan(
             }
         )
         return
-    out.print(_plan_line(now.plan), highlight=False)
+    out.print(_plan_line(now.plan))
     table = Table("trial", "state", box=None)
     for identity, state in now.states.items():
         table.add_row(identity, _styled(state.value))
@@ -107,7 +107,6 @@ def plan(
     to_run = missing_trials(now)
     out.print(
         f"{_counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs)",
-        highlight=False,
     )
 
 
@@ -144,7 +143,7 @@ def run(
     missing = [c.identity for c in missing_trials(now)]
     missing = share.of(list(now.plan.configs)) if share else missing
     missing = [i for i in missing if i in now.missing]
-    out.print(f"{_plan_line(now.plan)} {_counts(now)}.", highlight=False)
+    out.print(f"{_plan_line(now.plan)} {_counts(now)}.")
     progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
     live = None
     if track and not share:
@@ -164,14 +163,14 @@ def run(
             elif missing:
                 from study.cluster import Resources
 
-                out.print("starting Ray ...", highlight=False)
+                out.print("starting Ray ...")
                 observer = Observers([progress, live] if live else [progress])
                 interrupted = run_plan(now, places, Resources(address, cpus_per_trial, gpus_per_trial), observer)
     except KeyboardInterrupt:
         interrupted = True
     now = standing(now.plan, places)
     files = tables.save(now, places.table(now.plan.name))
-    out.print(f"\n{tables.to_markdown(now)}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"\n{tables.to_markdown(now)}", markup=False)
     if live:
         live.close(now)
     _closing(now, places, files, live.problem if live else None, tracked=live is not None)
@@ -203,7 +202,7 @@ def trial(
     training = run_trial(config, places, device=device, threads=threads)
     while True:
         try:
-            out.print(epoch_line(config, next(training)), highlight=False)
+            out.print(epoch_line(config, next(training)))
         except StopIteration as stop:
             record = stop.value
             break
@@ -211,14 +210,10 @@ def trial(
     if record.last is None:
         out.print(
             f"{_styled(record.state)}: {_escape(record.failure.message)}\nrecord: {store}",
-            highlight=False,
-            soft_wrap=True,
         )
         raise typer.Exit(SOME_FAILED)
     out.print(
         f"{_styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%\nrecord: {store}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -248,18 +243,15 @@ def status(
             }
         )
         return
-    out.print(f"{now.plan.name}: {_counts(now)} of {len(now.states)} trials", highlight=False)
+    out.print(f"{now.plan.name}: {_counts(now)} of {len(now.states)} trials")
     for i, claim in running.items():
         accuracy = "" if claim.validation_accuracy is None else f", validation {100 * claim.validation_accuracy:.2f}%"
         out.print(
             f"  running {i}: epoch {claim.epoch}/{claim.epochs}{accuracy} (process {claim.pid} on {claim.host})",
-            highlight=False,
         )
     for i, failure in failures.items():
         out.print(
             f"  {now.states[i]} {i}: {failure.kind}: {_escape(failure.message)}",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -277,7 +269,7 @@ def table(
     places = Places.of(results, data)
     now = _standing(study, set_, places)
     text = tables.cell_frame(now).to_csv(index=False) if csv else tables.to_markdown(now)
-    out.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+    out.print(text, end="", markup=False)
 
 
 @app.command()
@@ -305,7 +297,7 @@ def ui(
         raise UserError(
             f"there is no MLflow store at {store} yet; run a study first, or `dh2l-study mlflow sync STUDY`"
         )
-    out.print(f"MLflow UI: http://127.0.0.1:{port} (up in about half a minute; Ctrl-C ends it)", highlight=False)
+    out.print(f"MLflow UI: http://127.0.0.1:{port} (up in about half a minute; Ctrl-C ends it)")
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -345,9 +337,8 @@ def mlflow_sync(
     except ConnectionError as error:
         raise UserError(f"the MLflow store cannot be written: {error}") from None
     out.print(
-        f"{now.plan.name}: {len(now.found.records)} records and {len(now.plan.cells)} cells shown in {uri.split('@')[-1]}",
-        highlight=False,
-        soft_wrap=True,
+        f"{now.plan.name}: {len(now.found.records)} records and {len(now.plan.cells)} cells "
+        f"shown in {uri.split('@')[-1]}",
     )
 
 
@@ -368,9 +359,9 @@ def data_prepare(
 
     manifest = prepare(
         name, data, source=source, size=size, flip=flip, crop_padding=crop_padding,
-        report=lambda line: out.print(line, highlight=False, soft_wrap=True),
+        report=lambda line: out.print(line),
     )  # fmt: skip
-    out.print(_describe(manifest), highlight=False, soft_wrap=True)
+    out.print(_describe(manifest))
 
 
 @data_app.command("list")
@@ -379,7 +370,7 @@ def data_list(data: DataOption = DATA) -> None:
     from dh2l.data import prepared
 
     for manifest in prepared(data):
-        out.print(_describe(manifest), highlight=False, soft_wrap=True)
+        out.print(_describe(manifest))
 
 
 @data_app.command("verify")
@@ -387,7 +378,7 @@ def data_verify(name: str, data: DataOption = DATA) -> None:
     """Rehash a prepared data set against its manifest."""
     from dh2l.data import verify
 
-    out.print(f"sound: {_describe(verify(name, data))}", highlight=False, soft_wrap=True)
+    out.print(f"sound: {_describe(verify(name, data))}")
 
 
 def _standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
@@ -416,13 +407,11 @@ def _standing(study: str, overrides: list[str] | None, places: Places, *, write:
         places.require_writable()
     now = standing(plan, places)
     for warning in now.found.warnings():
-        err.print(f"[yellow]warning:[/yellow] {_escape(warning)}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]warning:[/yellow] {_escape(warning)}")
     if write and now.found.damaged:
         RecordStore(places.trials).set_aside(now.found, places.set_aside)
         err.print(
             f"set aside in {places.set_aside}; their trials are trained again",
-            highlight=False,
-            soft_wrap=True,
         )
     return now
 
@@ -470,10 +459,10 @@ def _describe(manifest: Any) -> str:
     height, width, channels = manifest.image_shape
     tree = manifest.tree
     levels = " → ".join(str(tree.size(level)) for level in range(1, tree.depth + 1))
+    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
     return (
-        f"{manifest.name}: {manifest.n_train} training and {manifest.n_test} test images of {height}×{width}×{channels}, "
-        f"classes {levels}, mean {' '.join(f'{m:.4f}' for m in manifest.mean)}, std {' '.join(f'{s:.4f}' for s in manifest.std)}, "
-        f"hash {manifest.data_hash[:12]}"
+        f"{manifest.name}: {manifest.n_train} training and {manifest.n_test} test images of "
+        f"{height}×{width}×{channels}, classes {levels}, mean {mean}, std {std}, hash {manifest.data_hash[:12]}"
     )
 
 
@@ -489,11 +478,11 @@ def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: s
 
         lines.append(f"MLflow:  {tracking_uri(places).split('@')[-1]}; to open its UI: dh2l-study ui")
     for line in lines:
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(line)
 
 
 def _print_json(value: Any) -> None:
-    out.print(json.dumps(value, indent=2, ensure_ascii=False), highlight=False, markup=False, soft_wrap=True)
+    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
 
 
 def _escape(text: str) -> str:

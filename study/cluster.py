@@ -13,6 +13,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # records are the truth, not Ray's own logs
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no accuracy
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display is ours
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tuner.restore is not used
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours stops at the end of an epoch, and says so
 
@@ -97,6 +98,7 @@ def run_on_ray(
                 storage_path=str(places.ray),
                 callbacks=[driver],
                 stop=_StopWhen(interrupt),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
@@ -113,12 +115,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a Ray of our own that ends with us."""
     try:
         if address is None:
-            ray.init(
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
@@ -179,7 +176,14 @@ class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
         self._training.close()
 
 
-class _Suggestions(RaySearcher):  # type: ignore[misc] # ray is untyped here
+class _NotSaved:
+    """Ray pickles what drives a run so that `Tuner.restore` can read it; ours is read from the records instead."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+
+class _Suggestions(_NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped here
     """Hands our searcher's trials to Ray and their results back."""
 
     def __init__(self, searcher: Searcher) -> None:
@@ -208,7 +212,7 @@ class _Suggestions(RaySearcher):  # type: ignore[misc] # ray is untyped here
         """As above."""
 
 
-class _Driver(tune.Callback):  # type: ignore[misc] # ray is untyped here
+class _Driver(_NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped here
     """Passes what trials report to the observer, and files what only the driver can know."""
 
     def __init__(self, places: Places, observer: Observer, interrupt: "_Interrupt") -> None:
@@ -243,7 +247,7 @@ class _Driver(tune.Callback):  # type: ignore[misc] # ray is untyped here
         self._observer.filed(self._store.write(unfinished_record(config, "failed", failure)))
 
 
-class _PerGroup(FIFOScheduler):  # type: ignore[misc] # ray is untyped here
+class _PerGroup(_NotSaved, FIFOScheduler):  # type: ignore[misc] # ray is untyped here
     """One of Ray's schedulers for each group of trials: arms are never stopped for being worse than others."""
 
     def __init__(self, settings: Scheduler, group_of: Callable[[str], str]) -> None:
@@ -304,7 +308,7 @@ class _Interrupt:
         signal.signal(signal.SIGINT, self._before)
 
 
-class _StopWhen(tune.Stopper):  # type: ignore[misc] # ray is untyped here
+class _StopWhen(_NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped here
     """Stops everything once the user has interrupted."""
 
     def __init__(self, interrupt: _Interrupt) -> None:

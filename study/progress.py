@@ -64,9 +64,8 @@ class RunProgress:
         if not self._console.is_terminal and time.monotonic() - self._said >= PLAIN_S:
             self._said = time.monotonic()
             self._console.print(
-                f"{config.identity}: epoch {result.epoch}/{config.epochs}, {_accuracies(result)}{self._eta(', {} left')}",
-                highlight=False,
-                soft_wrap=True,
+                f"{config.identity}: epoch {result.epoch}/{config.epochs}, "
+                f"{_accuracies(result)}{self._eta(', {} left')}",
             )
 
     def filed(self, record: Record) -> None:
@@ -85,8 +84,6 @@ class RunProgress:
         style = {"done": "green", "stopped": "yellow"}.get(record.state, "red")
         self._console.print(
             f"[{done}/{len(self._configs)}] [{style}]{record.state}[/{style}] {record.identity}: {line}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _render(self) -> RenderableType:

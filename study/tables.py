@@ -106,7 +106,7 @@ def layout(standing: Standing, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[
     rows: dict[tuple[str, str], dict[str, str]] = {}
     with_paper = set(frame.loc[frame["paper"].notna(), "column"])
     for cell in cells_of(frame):
-        texts = rows.setdefault((cell["row"], cell["arm"]), {"metric": cell["row"], "arm": cell["arm"]})
+        texts = rows.setdefault((cell["row"], cell["arm"]), {"metric": cell["row"], "arm": _arm(cell)})
         texts[cell["column"]] = _ours(cell) + _marks(_mixed(cell), notes)
         if cell["column"] in with_paper:
             paper, difference = cell["paper"], cell["difference"]
@@ -122,6 +122,11 @@ def layout(standing: Standing, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[
         if record.failure is not None
     ]
     return pd.DataFrame(list(rows.values())).fillna(""), notes + failures
+
+
+def _arm(cell: dict[str, Any]) -> str:
+    """The arm, unless the row's name says it already."""
+    return "" if cell["row"] == cell["arm"] else str(cell["arm"])
 
 
 def _ours(cell: dict[str, Any]) -> str:

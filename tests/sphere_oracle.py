@@ -21,7 +21,8 @@ UNBALANCED = ClassTree(  # groups of 3, 1, 2 and 1, their classes not next to ea
 DEEP = ClassTree(  # level 1: 3, 1 and 2 children; level 2: 3, 2, 1, 2, 2 and 1
     [
         ("x", "x1", "a"), ("y", "y1", "b"), ("x", "x2", "c"), ("z", "z1", "d"), ("x", "x1", "e"),
-        ("x", "x3", "f"), ("z", "z1", "g"), ("z", "z2", "h"), ("x", "x3", "i"), ("x", "x1", "j"), ("y", "y1", "k"),
+        ("x", "x3", "f"), ("z", "z1", "g"), ("z", "z2", "h"), ("x", "x3", "i"), ("x", "x1", "j"),
+        ("y", "y1", "k"),
     ]
 )  # fmt: skip
 TREES = {"flat": FLAT, "unbalanced": UNBALANCED, "deep": DEEP}

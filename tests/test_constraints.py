@@ -48,7 +48,8 @@ def test_violations_and_gradients_are_those_of_the_double_loop(
         found = violations(classifier, classifier.spheres(), seen=seen_mask(tree, names))
         assert found.keys() == expected.keys()
         for key in expected:
-            torch.testing.assert_close(found[key].detach(), expected[key].detach(), rtol=1e-6, atol=1e-7)
+            # D9's constants are float32.
+            torch.testing.assert_close(found[key].detach(), expected[key].detach(), rtol=1e-6, atol=2e-6)
             violated |= {key} if found[key] > 0.01 else set()
             gradients = library_gradients(classifier, found[key])
             for name, gradient in oracle.gradients(expected[key]).items():
