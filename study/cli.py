@@ -297,7 +297,12 @@ def ui(
         raise UserError(
             f"there is no MLflow store at {store} yet; run a study first, or `dh2l-study mlflow sync STUDY`"
         )
-    out.print(f"MLflow UI: http://127.0.0.1:{port} (up in about half a minute; Ctrl-C ends it)")
+    from study.tracking import table_links
+
+    address = f"http://127.0.0.1:{port}"
+    out.print(f"MLflow UI: {address} (up in about half a minute; Ctrl-C ends it)")
+    for name, link in table_links(places).items():
+        out.print(f"  {name} as a table: {address}{link}")
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -34,6 +35,20 @@ CURVE_POINTS = 100
 BATCH = 1000
 """Metrics per request, MLflow's own limit."""
 PERCENT = ("accuracy", "std", "paper", "difference")
+CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "paper_percent", "difference_percent")
+VIEW_TAG = "mlflow.sharedViewState."
+VIEW_DEFAULTS: dict[str, Any] = {
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runListHidden": False,
+    "groupBy": None,
+    "groupsExpanded": {},
+}
 STATUS = {"done": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -54,7 +69,7 @@ class StudyView:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         places.mlflow.mkdir(parents=True, exist_ok=True)
-        self.places, self.study, self.uri = places, study, tracking_uri(places)
+        self.places, self.study, self.uri = places, study.replace("'", ""), tracking_uri(places)
         self._lock = FileLock(places.mlflow / "writer.lock")
         with self._lock:
             self._client = MlflowClient(tracking_uri=self.uri)
@@ -67,14 +82,15 @@ class StudyView:
         if known is not None:
             return str(known.experiment_id)
         local = (self.places.mlflow / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
-        return str(self._client.create_experiment(name, artifact_location=local))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI's page for training runs
+        return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
 
     def _search(self) -> Iterator[Run]:
-        token, escaped = None, self.study.replace("'", "")
+        token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`dh2l.study` = '{escaped}'",
+                f"tags.`dh2l.study` = '{self.study}'",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
@@ -91,11 +107,11 @@ class StudyView:
             tags = {
                 **_extra_tags(),
                 "mlflow.runName": name,
-                "dh2l.study": self.study.replace("'", ""),
+                "dh2l.study": self.study,
                 "dh2l.kind": kind,
                 "dh2l.key": key,
             }
-            if kind != "study":
+            if kind == "trial":  # cells stay at the top level, where the run table shows them without unfolding
                 tags["mlflow.parentRunId"] = self._run("study", self.study, self.study).info.run_id
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
             rows = [Param(k, str(v)) for k, v in (params or {}).items()]
@@ -150,6 +166,7 @@ class StudyView:
             self.trial(record, self.places.trials / f"{identity}.npz")
         with self._lock:
             self._cells(standing)
+            self._share_cell_view()
             parent = self._run("study", self.study, self.study)
             markdown, study = to_markdown(standing), standing.plan.file.study
             mark = hashlib.sha256(markdown.encode()).hexdigest()[:16]
@@ -168,7 +185,7 @@ class StudyView:
     def _cells(self, standing: Standing) -> None:
         """One run per cell as the table shows it now; cells that the study no longer has are removed."""
         kept = set()
-        for cell in cells_of(cell_frame(standing)):
+        for position, cell in enumerate(cells_of(cell_frame(standing))):
             key = f"{cell['row']} | {cell['arm']} | {cell['column']}"
             kept.add(key)
             metrics = {f"{name}_percent": cell[name] for name in PERCENT} | {
@@ -181,7 +198,7 @@ class StudyView:
                 for k, v in selected.items()
                 if isinstance(v, (int, float)) and not isinstance(v, bool)
             }
-            metrics = {k: float(v) for k, v in metrics.items() if v is not None and not math.isnan(v)}
+            metrics = {k: round(float(v), 4) for k, v in metrics.items() if v is not None and not math.isnan(v)}
             tags = {
                 k: str(cell[k]) for k in ("row", "arm", "column", "selected", "problem", "note", "commits", "hardware")
             }
@@ -189,7 +206,9 @@ class StudyView:
             if run is not None and not set(run.data.metrics) <= set(metrics):
                 self._client.delete_run(run.info.run_id)  # a number that no longer holds cannot be taken back singly
                 del self._runs["cell", key]
-            run = self._run("cell", key, f"{cell['row']} {cell['arm']} {cell['column']}")
+            tags["dh2l.position"] = f"{position:04}"
+            words = dict.fromkeys([cell["row"], cell["arm"], cell["column"]])
+            run = self._run("cell", key, " ".join(words))
             changed = {k: v for k, v in metrics.items() if run.data.metrics.get(k) != v}
             renamed = {k: v for k, v in tags.items() if run.data.tags.get(k) != v}
             if changed or renamed:
@@ -202,6 +221,21 @@ class StudyView:
                 self._runs["cell", key] = self._client.get_run(run.info.run_id)
         for kind, key in [(kind, key) for kind, key in self._runs if kind == "cell" and key not in kept]:
             self._client.delete_run(self._runs.pop((kind, key)).info.run_id)
+
+    def _share_cell_view(self) -> None:
+        """Leave a shared view in the UI, as its Share button does: this study's cells, as a table."""
+        columns = [f"tags.`{name}`" for name in ("row", "arm", "column")]
+        columns += [f"metrics.`{name}`" for name in CELL_COLUMNS]
+        view = {
+            "searchFilter": f"tags.`dh2l.kind` = 'cell' AND tags.`dh2l.study` = '{self.study}'",
+            "orderByKey": "tags.`dh2l.position`",
+            "orderByAsc": True,
+            "selectedColumns": columns,
+            "viewMaximized": True,
+        }
+        tag = VIEW_TAG + self.study
+        if tag not in self._client.get_experiment(self._experiment).tags:
+            self._client.set_experiment_tag(self._experiment, tag, json.dumps(VIEW_DEFAULTS | view))
 
 
 class LiveView:
@@ -244,6 +278,17 @@ class LiveView:
                 getattr(view, item[0])(*item[1:])
             except Exception as error:  # noqa: BLE001 the view's edge: a sweep never stops because of its view
                 self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def table_links(places: Places) -> dict[str, str]:
+    """Address, within the UI, of each study's table of cells."""
+    client = MlflowClient(tracking_uri=tracking_uri(places))
+    return {
+        tag.removeprefix(VIEW_TAG): f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={quote(key)}"
+        for experiment in client.search_experiments()
+        for tag in experiment.tags
+        if tag.startswith(VIEW_TAG) and (key := tag.removeprefix(VIEW_TAG))
+    }
 
 
 def sync_study(standing: Standing, places: Places) -> str:
