@@ -9,8 +9,6 @@ import json
 import logging
 import math
 import os
-import queue
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.system_environment_context import SystemEnvironmentContext
 
 from dh2l.config import TrainConfig
 from dh2l.results import EpochResult
+from study.live import tracking_uri
 from study.places import Places
 from study.records import Record, read_arrays
 from study.states import Standing
@@ -50,11 +50,6 @@ VIEW_DEFAULTS: dict[str, Any] = {
     "groupsExpanded": {},
 }
 STATUS = {"done": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
-
-
-def tracking_uri(places: Places) -> str:
-    """`MLFLOW_TRACKING_URI`, or the SQLite store under the results folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.mlflow / 'mlflow.db'}"
 
 
 class StudyView:
@@ -238,48 +233,6 @@ class StudyView:
             self._client.set_experiment_tag(self._experiment, tag, json.dumps(VIEW_DEFAULTS | view))
 
 
-class LiveView:
-    """Shows a run in MLflow while it goes on, from a thread of its own: training never waits for it.
-
-    The view is made in that thread too, and whatever goes wrong there is kept in `problem`, for
-    `mlflow sync` can make all of it again.
-    """
-
-    def __init__(self, places: Places, study: str) -> None:
-        self.problem = ""
-        self._places, self._study = places, study
-        self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def started(self, config: TrainConfig) -> None:
-        """Queue it."""
-        self._queue.put(("begin", config))
-
-    def epoch(self, config: TrainConfig, result: EpochResult) -> None:
-        """Queue it."""
-        self._queue.put(("epoch", config, result))
-
-    def filed(self, record: Record) -> None:
-        """Queue it."""
-        self._queue.put(("trial", record, self._places.trials / f"{record.identity}.npz"))
-
-    def close(self, standing: Standing) -> None:
-        """Finish what is queued, then bring the whole view up to date."""
-        self._queue.put(("sync", standing))
-        self._queue.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        view = None
-        while (item := self._queue.get()) is not None:
-            try:
-                view = view or StudyView(self._places, self._study)
-                getattr(view, item[0])(*item[1:])
-            except Exception as error:  # noqa: BLE001 the view's edge: a sweep never stops because of its view
-                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
 def table_links(places: Places) -> dict[str, str]:
     """Address, within the UI, of each study's table of cells."""
     client = MlflowClient(tracking_uri=tracking_uri(places))
@@ -350,9 +303,6 @@ def _parts(rows: list[Any], size: int) -> Iterable[list[Any]]:
 
 
 def _extra_tags() -> dict[str, str]:
-    """Tags from `MLFLOW_RUN_TAGS`, a JSON object, for every run."""
-    try:
-        tags = json.loads(os.environ.get("MLFLOW_RUN_TAGS") or "{}")
-    except json.JSONDecodeError:
-        return {}
-    return {str(k): str(v) for k, v in tags.items()} if isinstance(tags, dict) else {}
+    """Tags for every run from `MLFLOW_RUN_CONTEXT`, a JSON object, as MLflow itself reads it."""
+    context: Any = SystemEnvironmentContext
+    return {str(k): str(v) for k, v in context().tags().items()} if context().in_context() else {}

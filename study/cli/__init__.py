@@ -1,0 +1,43 @@
+"""The command line: `dh2l-study`. Heavy libraries are imported by the commands that need them."""
+
+import os
+import sys
+
+import typer
+from rich.markup import escape
+
+from dh2l.errors import UserError
+from study.cli import data, inspect, train, view
+from study.cli.common import INTERRUPTED, MISTAKE, err
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Compare regularisers on hierarchies of hyperspheres: from a study file to an accuracy table.",
+)
+app.command("list")(inspect.list_studies)
+app.command()(inspect.plan)
+app.command()(train.run)
+app.command()(train.trial)
+app.command()(inspect.status)
+app.command()(inspect.table)
+app.command()(inspect.schema)
+app.command()(view.ui)
+app.add_typer(data.app, name="data")
+app.add_typer(view.app, name="mlflow")
+
+
+def main() -> None:
+    """Run a command. A user's mistake becomes a sentence on stderr and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        err.print(f"[bold red]error:[/bold red] {escape(str(error))}")
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again to go on")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,88 @@
+"""What the commands share: options, consoles, and a study read into its plan and states."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from dh2l.errors import DataError
+from study.places import Places
+
+if TYPE_CHECKING:
+    from study.plan import Plan
+    from study.states import Standing
+
+COMPLETE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one of the study's values, e.g. epochs=2."),
+]
+ResultsOption = Annotated[Path, typer.Option("--results", envvar="DH2L_RESULTS", help="Folder of records and tables.")]
+DataOption = Annotated[Path, typer.Option("--data", envvar="DH2L_DATA", help="Folder of prepared data sets.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RESULTS, DATA = Path("results"), Path("data")
+
+
+def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
+    """A study's plan and the states of its trials; says what is wrong with records."""
+    from dh2l.data import Manifest, prepare, read_manifest
+    from study.plan import make_plan
+    from study.records import RecordStore
+    from study.space import find_study
+    from study.states import standing
+
+    file = find_study(study, overrides)
+    manifests: dict[str, Manifest] = {}
+
+    def manifest_of(name: str) -> Manifest:
+        if name not in manifests:
+            try:
+                manifests[name] = read_manifest(name, places.data)
+            except DataError:
+                if name != "digits":
+                    raise
+                manifests[name] = prepare(name, places.data)  # it comes with scikit-learn: nothing to ask of the user
+        return manifests[name]
+
+    plan = make_plan(file, manifest_of)
+    if write:
+        places.require_writable()
+    now = standing(plan, places)
+    for warning in now.found.warnings():
+        err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    if write and now.found.damaged:
+        RecordStore(places.trials).set_aside(now.found, places.set_aside)
+        err.print(
+            f"set aside in {places.set_aside}; their trials are trained again",
+        )
+    return now
+
+
+def plan_line(plan: "Plan") -> str:
+    """How a study expands, e.g. ``quickstart: 14 combinations → 14 trials in 7 cells.``"""
+    return f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells."
+
+
+def counts(now: "Standing") -> str:
+    """Trials by state, e.g. ``12 done, 2 failed``."""
+    return ", ".join(f"{n} {state}" for state, n in now.counts.items())
+
+
+def styled(state: str) -> str:
+    """A state in its colour."""
+    colour = {"done": "green", "failed": "red", "diverged": "red", "conflict": "red", "running": "cyan"}.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)

@@ -1,0 +1,133 @@
+"""Commands that look: list, plan, status, table, schema."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from study.cli.common import (
+    DATA,
+    RESULTS,
+    DataOption,
+    JsonOption,
+    ResultsOption,
+    SetOption,
+    StudyArgument,
+    counts,
+    load_standing,
+    out,
+    plan_line,
+    print_json,
+    styled,
+)
+from study.places import Places, shipped_studies
+
+
+def list_studies(as_json: JsonOption = False) -> None:
+    """List the shipped studies."""
+    from study.space import StudyFile
+
+    rows = [(name, StudyFile(path).study) for name, path in shipped_studies().items()]
+    if as_json:
+        print_json([{"name": name, "title": s.title, "cost": s.cost} for name, s in rows])
+        return
+    table = Table("study", "title", "cost", box=None)
+    for name, study in rows:
+        table.add_row(name, study.title, study.cost)
+    out.print(table)
+
+
+def plan(
+    study: StudyArgument,
+    set_: SetOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a study's trials and which of them are done. Trains nothing."""
+    from study.running import missing_trials
+
+    now = load_standing(study, set_, Places.of(results, data))
+    if as_json:
+        print_json(
+            {
+                "study": now.plan.name,
+                "combinations": now.plan.combinations,
+                "counts": now.counts,
+                "trials": [
+                    {"identity": i, "state": state.value, "config": now.plan.configs[i].canonical()}
+                    for i, state in now.states.items()
+                ],
+            }
+        )
+        return
+    out.print(plan_line(now.plan))
+    table = Table("trial", "state", box=None)
+    for identity, state in now.states.items():
+        table.add_row(identity, styled(state.value))
+    out.print(table)
+    to_run = missing_trials(now)
+    out.print(
+        f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs)",
+    )
+
+
+def status(
+    study: StudyArgument,
+    set_: SetOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a study is, what runs now, and what failed and why."""
+    from study.claims import Claims
+
+    places = Places.of(results, data)
+    now = load_standing(study, set_, places)
+    claims = Claims(places.claims)
+    running = {i: claim for i, s in now.states.items() if s == "running" and (claim := claims.read(i))}
+    failures = {i: r.failure for i, r in now.found.records.items() if r.failure}
+    if as_json:
+        print_json(
+            {
+                "study": now.plan.name,
+                "counts": now.counts,
+                "running": {i: claim.model_dump() for i, claim in running.items()},
+                "failures": {i: failure.model_dump() for i, failure in failures.items()},
+            }
+        )
+        return
+    out.print(f"{now.plan.name}: {counts(now)} of {len(now.states)} trials")
+    for i, claim in running.items():
+        accuracy = "" if claim.validation_accuracy is None else f", validation {100 * claim.validation_accuracy:.2f}%"
+        out.print(
+            f"  running {i}: epoch {claim.epoch}/{claim.epochs}{accuracy} (process {claim.pid} on {claim.host})",
+        )
+    for i, failure in failures.items():
+        out.print(
+            f"  {now.states[i]} {i}: {failure.kind}: {escape(failure.message)}",
+        )
+
+
+def table(
+    study: StudyArgument,
+    set_: SetOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the cells as CSV.")] = False,
+) -> None:
+    """Render a study's accuracy table from the records, complete or not."""
+    from study import tables
+
+    places = Places.of(results, data)
+    now = load_standing(study, set_, places)
+    text = tables.cell_frame(now).to_csv(index=False) if csv else tables.to_markdown(now)
+    out.print(text, end="", markup=False)
+
+
+def schema() -> None:
+    """Print the JSON Schema of study files, with which editors complete and check them."""
+    from study.space import study_schema
+
+    print_json(study_schema())

@@ -1,0 +1,174 @@
+"""Commands that train: run, trial."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from dh2l.errors import UserError, unknown_name
+from study.cli.common import (
+    DATA,
+    RESULTS,
+    SOME_FAILED,
+    DataOption,
+    ResultsOption,
+    SetOption,
+    StudyArgument,
+    counts,
+    load_standing,
+    out,
+    plan_line,
+    styled,
+)
+from study.places import Places
+
+if TYPE_CHECKING:
+    from study.running import Shard
+    from study.states import Standing
+
+
+def run(
+    study: StudyArgument,
+    set_: SetOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a running Ray cluster; default: Ray on this machine.")
+    ] = None,
+    cpus_per_trial: Annotated[float, typer.Option(min=0.01, help="CPUs, and so threads, of a trial.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPUs of a trial, fractions allowed; default: 1 where there are any."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Train only the I-th of N shares, in this process, without Ray."),
+    ] = None,
+    track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Show the run in MLflow.")] = True,
+) -> None:
+    """Train what a study misses, then render its table. Run again, it trains only what is missing."""
+    from study import tables
+    from study.observer import Observers
+    from study.progress import RunProgress
+    from study.running import missing_trials, run_here, run_plan
+    from study.states import standing
+
+    places = Places.of(results, data)
+    share = _shard(shard)
+    now = load_standing(study, set_, places, write=True)
+    missing = [c.identity for c in missing_trials(now)]
+    missing = share.of(list(now.plan.configs)) if share else missing
+    missing = [i for i in missing if i in now.missing]
+    out.print(f"{plan_line(now.plan)} {counts(now)}.")
+    progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
+    live = None
+    if track and not share:
+        from study.live import LiveView
+
+        live = LiveView(places, now.plan.name)
+    interrupted = False
+    try:
+        with progress.shown():
+            if share:
+                run_here(
+                    (now.plan.configs[i] for i in missing),
+                    places,
+                    progress,
+                    threads=max(1, int(cpus_per_trial)),
+                )
+            elif missing:
+                from study.cluster import Resources
+
+                out.print("starting Ray ...")
+                observer = Observers([progress, live] if live else [progress])
+                interrupted = run_plan(now, places, Resources(address, cpus_per_trial, gpus_per_trial), observer)
+    except KeyboardInterrupt:
+        interrupted = True
+    now = standing(now.plan, places)
+    files = tables.save(now, places.table(now.plan.name))
+    out.print(f"\n{tables.to_markdown(now)}", markup=False)
+    if live:
+        live.close(now)
+    _closing(now, places, files, live.problem if live else None, tracked=live is not None)
+    if interrupted:
+        raise KeyboardInterrupt
+    failed = set(now.counts) & {"failed", "diverged", "conflict"}
+    if failed or (not share and missing_trials(now)):
+        raise typer.Exit(SOME_FAILED)
+
+
+def trial(
+    study: StudyArgument,
+    identity: Annotated[str, typer.Argument(metavar="ID", help="A trial's identity, or enough of it to be unique.")],
+    set_: SetOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 1, as under `run`.")] = 1,
+    device: Annotated[str | None, typer.Option(help="A torch device; default: the GPU where there is one.")] = None,
+) -> None:
+    """Train one trial in this process, without Ray or MLflow. Leaves the same record as `run`."""
+    places = Places.of(results, data)
+    now = load_standing(study, set_, places, write=True)
+    config = now.plan.configs[_find_trial(identity, list(now.plan.configs))]
+
+    from study.progress import epoch_line
+    from study.trial import run_trial
+
+    training = run_trial(config, places, device=device, threads=threads)
+    while True:
+        try:
+            out.print(epoch_line(config, next(training)))
+        except StopIteration as stop:
+            record = stop.value
+            break
+    store = places.trials / f"{config.identity}.json"
+    if record.last is None:
+        out.print(
+            f"{styled(record.state)}: {escape(record.failure.message)}\nrecord: {store}",
+        )
+        raise typer.Exit(SOME_FAILED)
+    out.print(
+        f"{styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%\nrecord: {store}",
+    )
+
+
+def _shard(text: str | None) -> "Shard | None":
+    from study.running import Shard
+
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {text!r} must read I/N with 1 ≤ I ≤ N, for instance --shard 1/4")
+    return Shard(int(index), int(count))
+
+
+def _find_trial(text: str, identities: list[str]) -> str:
+    matches = [i for i in identities if text in i]
+    if text in identities or len(matches) == 1:
+        return text if text in identities else matches[0]
+    if matches:
+        raise UserError(
+            f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give more of it"
+        )
+    raise UserError(
+        f"{unknown_name('trial', text, identities)}"
+        if len(identities) < 20
+        else f"unknown trial {text!r}; `dh2l-study plan` lists them"
+    )
+
+
+def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
+    lines = [
+        f"records: {places.trials}",
+        f"table:   {files['markdown']} and {files['csv'].name}",
+    ]
+    if problem:
+        lines.append(f"MLflow:  not complete ({problem}); later: dh2l-study mlflow sync {now.plan.file.document.path}")
+    elif tracked:
+        from study.live import tracking_uri
+
+        lines.append(f"MLflow:  {tracking_uri(places).split('@')[-1]}; to open its UI: dh2l-study ui")
+    for line in lines:
+        out.print(line)

@@ -1,0 +1,79 @@
+"""Commands about the MLflow view: ui, mlflow sync."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from dh2l.errors import UserError
+from study.cli.common import DATA, RESULTS, DataOption, ResultsOption, SetOption, StudyArgument, load_standing, out
+from study.places import Places
+
+app = typer.Typer(no_args_is_help=True, help="The MLflow view of the records.")
+
+
+def ui(
+    results: ResultsOption = RESULTS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Serve the MLflow UI on 127.0.0.1 with this project's store, until Ctrl-C."""
+    places = Places.of(results, DATA)
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is set, so the runs are in a store of their own ({uri.split('@')[-1]}); open its UI, "
+            "or unset the variable to serve the local store"
+        )
+    store = places.mlflow / "mlflow.db"
+    if not store.exists():
+        raise UserError(
+            f"there is no MLflow store at {store} yet; run a study first, or `dh2l-study mlflow sync STUDY`"
+        )
+    from study.tracking import table_links
+
+    address = f"http://127.0.0.1:{port}"
+    out.print(f"MLflow UI: {address} (up in about half a minute; Ctrl-C ends it)")
+    for name, link in table_links(places).items():
+        out.print(f"  {name} as a table: {address}{link}")
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{store}",
+        "--artifacts-destination",
+        str(places.mlflow / "artifacts"),
+    ]
+    os.execve(sys.executable, command, environment)  # noqa: S606 our own fixed words
+
+
+@app.command("sync")
+def mlflow_sync(
+    study: StudyArgument, set_: SetOption = None, results: ResultsOption = RESULTS, data: DataOption = DATA
+) -> None:
+    """Make a study's MLflow view from its records. Twice is the same as once."""
+    places = Places.of(results, data)
+    now = load_standing(study, set_, places)
+    from study.tracking import sync_study
+
+    try:
+        uri = sync_study(now, places)
+    except ConnectionError as error:
+        raise UserError(f"the MLflow store cannot be written: {error}") from None
+    out.print(
+        f"{now.plan.name}: {len(now.found.records)} records and {len(now.plan.cells)} cells "
+        f"shown in {uri.split('@')[-1]}",
+    )

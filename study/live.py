@@ -1,0 +1,61 @@
+"""The MLflow view while a run goes on, written from a thread of its own."""
+
+import os
+import queue
+import threading
+from typing import Any
+
+from dh2l.config import TrainConfig
+from dh2l.results import EpochResult
+from study.places import Places
+from study.records import Record
+from study.states import Standing
+
+
+def tracking_uri(places: Places) -> str:
+    """`MLFLOW_TRACKING_URI`, or the SQLite store under the results folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.mlflow / 'mlflow.db'}"
+
+
+class LiveView:
+    """Shows a run in MLflow while it goes on, from a thread of its own: training never waits for it.
+
+    The view is made in that thread too, and whatever goes wrong there is kept in `problem`, for
+    `mlflow sync` can make all of it again.
+    """
+
+    def __init__(self, places: Places, study: str) -> None:
+        self.problem = ""
+        self._places, self._study = places, study
+        self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def started(self, config: TrainConfig) -> None:
+        """Queue it."""
+        self._queue.put(("begin", config))
+
+    def epoch(self, config: TrainConfig, result: EpochResult) -> None:
+        """Queue it."""
+        self._queue.put(("epoch", config, result))
+
+    def filed(self, record: Record) -> None:
+        """Queue it."""
+        self._queue.put(("trial", record, self._places.trials / f"{record.identity}.npz"))
+
+    def close(self, standing: Standing) -> None:
+        """Finish what is queued, then bring the whole view up to date."""
+        self._queue.put(("sync", standing))
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        from study.tracking import StudyView  # MLflow takes seconds to import, while trials already train
+
+        view = None
+        while (item := self._queue.get()) is not None:
+            try:
+                view = view or StudyView(self._places, self._study)
+                getattr(view, item[0])(*item[1:])
+            except Exception as error:  # noqa: BLE001 the view's edge: a sweep never stops because of its view
+                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
