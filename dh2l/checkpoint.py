@@ -1,24 +1,29 @@
 """A trial's one checkpoint: written atomically, read back without unpickling code."""
 
+import hashlib
+import io
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 VERSION = 1
+_DIGEST_BYTES = 32  # SHA-256 of what follows: torch.load itself passes over flipped bits in a tensor
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint in `folder` by `state`; whoever reads sees the old or the new one whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    content = buffer.getvalue()
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".checkpoint-")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save({"version": VERSION, **state}, file)
+            file.write(hashlib.sha256(content).digest() + content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path_in(folder))
@@ -36,12 +41,18 @@ def load(folder: Path, identity: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["version"] == VERSION and state["identity"] == identity:
-            return state
-        reason = "it is of another version or another trial"
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-        reason = f"it cannot be read ({type(error).__name__})"
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
+    else:
+        content = raw[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != raw[:_DIGEST_BYTES]:
+            reason = "it is damaged"
+        else:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if state["version"] == VERSION and state["identity"] == identity:
+                return state
+            reason = "it is of another version or another trial"
     warnings.warn(f"the checkpoint {path} is left out: {reason}; the trial starts anew", stacklevel=2)
     return None
 

@@ -9,7 +9,17 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from dh2l.data import Manifest
 from dh2l.errors import UserError, unknown_name
@@ -19,8 +29,18 @@ from dh2l.names import METRICS, MODELS
 NUMERICS = 1
 """Raised when a change of this library's code changes the numbers that a config gives."""
 
+
+def _in_one_sentence(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Pydantic tells of a union's every branch, under names of its own; a user needs one sentence."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(f"{info.field_name} is {value!r}, but must be a number ≥ 0 or a list of them") from None
+
+
 NonNegative = Annotated[float, Field(ge=0)]
 Floats = Annotated[tuple[NonNegative, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+LevelWeights = Annotated[NonNegative | Floats, WrapValidator(_in_one_sentence)]
 Scope = Literal["all", "conv", "classifier"]
 
 
@@ -103,7 +123,7 @@ class TrainConfig(BaseModel):
     """δ of `radius: unit`: inner over outer radius."""
     outer_radius_factor: float = Field(default=1 + math.sqrt(2), gt=0)
     """Outer radius over the initial mean length one level below, for `learned` and `mean` centres (D9)."""
-    lambda_l: NonNegative | Floats = 0.0
+    lambda_l: LevelWeights = 0.0
     """λl, weight of R_p + R_c: one value for every level, or a list, level 1 first."""
     batch_structure: Literal["seen", "all"] = "seen"
     """Whether only the classes seen in the batch count in R and C (D8)."""
@@ -185,7 +205,20 @@ class TrainConfig(BaseModel):
     @property
     def regularised_hierarchy(self) -> bool:
         """Whether R = Σ_l λ_l (R_p + R_c) is part of the loss."""
-        return self.hierarchical and self._positive(self.lambda_l)
+        return self.hierarchical and self._positive(self._effective_lambda_l)
+
+    @property
+    def _effective_lambda_l(self) -> float | tuple[float, ...]:
+        """λ_l in a form that equal trials share: a list of equal values as that value.
+
+        λ_1 of a deeper tree weighs something under `parent` centres alone: elsewhere nodes of level 1 own
+        no surface vector (no R_p), and R_c begins at level 2. There λ_2 stands in for it.
+        """
+        if not isinstance(weights := self.lambda_l, tuple):
+            return weights
+        if self.centres != "parent" and len(weights) > 1:
+            weights = (weights[1], *weights[1:])
+        return weights if len(set(weights)) > 1 else max(weights, default=0.0)
 
     @property
     def constrained(self) -> bool:
@@ -244,8 +277,8 @@ class TrainConfig(BaseModel):
         }
         for name in set(values) - self._active():
             del values[name]
-        if isinstance(lambda_l := values.get("lambda_l"), tuple) and len(set(lambda_l)) == 1:
-            values["lambda_l"] = lambda_l[0]
+        if "lambda_l" in values:
+            values["lambda_l"] = self._effective_lambda_l
         values.pop("e_scope", None)
         if self.lambda_e and self.energy_scope != ("conv" if self.hierarchical else "all"):
             values["e_scope"] = self.energy_scope
@@ -275,6 +308,7 @@ class TrainConfig(BaseModel):
             "radius": not self.hierarchical,
             "radius_ratio": not self.hierarchical or self.radius != "unit",
             "outer_radius_factor": not self.hierarchical or not free_constant_radius,
+            "lambda_l": not regularised,
             "batch_structure": not (regularised or self.constrained),
         }
         return set(type(self).model_fields) - {name for name, off in inactive.items() if off}

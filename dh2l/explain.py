@@ -24,7 +24,7 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
     for detail in error.errors():
         location = detail["loc"]
         came = detail["input"]
-        where = ".".join(str(part) for part in location)
+        where = ".".join(str(part) for part in location) or "what was given"
         match detail["type"]:
             case "extra_forbidden":
                 sentence = unknown_name("key", location[-1], _fields_at(model, location[:-1]))

@@ -75,7 +75,8 @@ class Objective:
 
         ``energy_conv`` and ``energy_classifier`` (E over those layers), ``r_p_<l>`` and ``r_c_<l>``
         (eqs. 6, 7 per sphere level), ``violation_c1`` to ``violation_c3``, and ``clamped_fraction``,
-        the part of the pairs under E that footnote 6 clamps. Only what the config makes meaningful.
+        the part of the pairs under E and R that footnote 6 clamps: the mean over E's convolutions, E's
+        classifier and R. Only what the config makes meaningful.
         """
         config, classifier = self.config, self.network.classifier
         spheres = classifier.spheres()

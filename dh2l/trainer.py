@@ -59,7 +59,7 @@ def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> Res
 def learning_rate(config: TrainConfig, epoch: int) -> float:
     """Learning rate of an epoch, counted from 1: steps down at the milestones, after a linear warm-up (D13)."""
     done = epoch - 1
-    drops = sum(done >= milestone * config.epochs for milestone in config.lr_milestones)
+    drops = sum(done >= milestone * config.epochs - 1e-9 for milestone in config.lr_milestones)  # 0.55·100 > 55
     rise = min(1.0, epoch / config.warmup_epochs) if config.warmup_epochs else 1.0
     return config.lr * config.lr_gamma**drops * rise
 
@@ -131,9 +131,10 @@ def train(
         Diverged: a loss was not finite.
         UserError: config and data do not fit.
     """
-    if config.data_hash not in ("", data.manifest.data_hash):
+    manifest = data.manifest
+    if config.data_hash not in ("", manifest.data_hash) or config.tree_hash not in ("", manifest.tree_hash):
         raise UserError(f"the data set {config.dataset} was prepared anew since this trial was planned; plan again")
-    config = config.bound(data.manifest)
+    config = config.bound(manifest)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with arithmetic(config, threads):
         run = _Run(config, data, where)

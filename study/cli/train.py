@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dh2l.errors import UserError, unknown_name
+from dh2l.errors import UserError
 from study.cli.common import (
     DATA,
     RESULTS,
@@ -152,11 +152,7 @@ def _find_trial(text: str, identities: list[str]) -> str:
         raise UserError(
             f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give more of it"
         )
-    raise UserError(
-        f"{unknown_name('trial', text, identities)}"
-        if len(identities) < 20
-        else f"unknown trial {text!r}; `dh2l-study plan` lists them"
-    )
+    raise UserError(f"unknown trial {text!r}; `dh2l-study plan STUDY` lists the study's trials")
 
 
 def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
