@@ -74,7 +74,7 @@ def run_on_ray(
         UserError: the cluster cannot be reached, or is too small for one trial.
     """
     places.ray.mkdir(parents=True, exist_ok=True)
-    with _cluster(resources.address), _Interrupt() as interrupt:
+    with _cluster(resources.address), _Interrupt(observer) as interrupt:
         gpus, concurrent = _share(resources)
         driver = _Driver(places, observer, interrupt)
         trainable = tune.with_resources(
@@ -292,8 +292,9 @@ class _PerGroup(_NotSaved, FIFOScheduler):  # type: ignore[misc] # ray is untype
 class _Interrupt:
     """Ctrl-C once: stop every trial at the end of its epoch. Twice: stop now."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer) -> None:
         self.raised = False
+        self._observer = observer
 
     def __enter__(self) -> "_Interrupt":
         self._before = signal.signal(signal.SIGINT, self._handle)
@@ -302,6 +303,7 @@ class _Interrupt:
     def _handle(self, number: int, frame: Any) -> None:
         self.raised = True
         signal.signal(signal.SIGINT, self._before)
+        self._observer.interrupted()
 
     def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self._before)

@@ -43,6 +43,9 @@ class LiveView:
         """Queue it."""
         self._queue.put(("trial", record, self._places.trials / f"{record.identity}.npz"))
 
+    def interrupted(self) -> None:
+        """Nothing to show: what ends early has no record yet."""
+
     def close(self, standing: Standing) -> None:
         """Finish what is queued, then bring the whole view up to date."""
         self._queue.put(("sync", standing))

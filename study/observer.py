@@ -20,6 +20,9 @@ class Observer(Protocol):
     def filed(self, record: Record) -> None:
         """A trial's record has been filed."""
 
+    def interrupted(self) -> None:
+        """The user asked to stop; trials in training still finish their epoch."""
+
 
 class Observers:
     """Several observers as one."""
@@ -41,3 +44,8 @@ class Observers:
         """Pass it on."""
         for observer in self._all:
             observer.filed(record)
+
+    def interrupted(self) -> None:
+        """Pass it on."""
+        for observer in self._all:
+            observer.interrupted()

@@ -86,6 +86,10 @@ class RunProgress:
             f"[{done}/{len(self._configs)}] [{style}]{record.state}[/{style}] {record.identity}: {line}",
         )
 
+    def interrupted(self) -> None:
+        """The user asked to stop."""
+        self._console.print("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
+
     def _render(self) -> RenderableType:
         self._bar.update(self._task, eta=self._eta("about {} left"))
         table = Table("running", "epoch", "train loss", "validation", "images/s", box=None, pad_edge=False)

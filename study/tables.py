@@ -133,9 +133,8 @@ def _ours(cell: dict[str, Any]) -> str:
     if cell["n"] == 0:
         return str(cell["problem"])
     spread = "" if pd.isna(cell["std"]) else f" ± {cell['std']:.2f}"
-    of = "" if cell["n"] == cell["planned"] else f" of {cell['planned']}"
-    problem = f"; {cell['problem']}" if cell["problem"] else ""
-    return f"{cell['accuracy']:.2f}{spread} (n={cell['n']}{of}{problem})"
+    problem = f", {cell['problem']}" if cell["problem"] else ""
+    return f"{cell['accuracy']:.2f}{spread} (n={cell['n']}){problem}"
 
 
 def _selected(cell: dict[str, Any]) -> str:
