@@ -1,6 +1,5 @@
 """The MLflow view while a run goes on, written from a thread of its own."""
 
-import os
 import queue
 import threading
 from typing import Any
@@ -10,11 +9,6 @@ from dh2l.results import EpochResult
 from study.places import Places
 from study.records import Record
 from study.states import Standing
-
-
-def tracking_uri(places: Places) -> str:
-    """`MLFLOW_TRACKING_URI`, or the SQLite store under the results folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.mlflow / 'mlflow.db'}"
 
 
 class LiveView:

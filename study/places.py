@@ -50,6 +50,11 @@ class Places:
         """The MLflow store's folder."""
         return self.results / "mlflow"
 
+    @property
+    def tracking_uri(self) -> str:
+        """`MLFLOW_TRACKING_URI`, or the SQLite store under the results folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
     def checkpoint(self, identity: str) -> Path:
         """Folder of one trial's checkpoint."""
         return self.results / "checkpoints" / identity

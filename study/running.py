@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dh2l.config import TrainConfig
@@ -38,17 +39,12 @@ def missing_trials(now: Standing) -> list[TrainConfig]:
 
 def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None) -> None:
     """Train configs one after the other in this process, without Ray."""
-    from study.trial import run_trial
+    from study.trial import drain, run_trial
 
     for config in configs:
         observer.started(config)
-        training = run_trial(config, places, threads=threads)
-        while True:
-            try:
-                observer.epoch(config, next(training))
-            except StopIteration as stop:
-                observer.filed(stop.value)
-                break
+        record = drain(run_trial(config, places, threads=threads), partial(observer.epoch, config))
+        observer.filed(record)
 
 
 def run_plan(now: Standing, places: Places, resources: "Resources", observer: Observer) -> bool:

@@ -24,7 +24,6 @@ from mlflow.tracking.context.system_environment_context import SystemEnvironment
 
 from dh2l.config import TrainConfig
 from dh2l.results import EpochResult
-from study.live import tracking_uri
 from study.places import Places
 from study.records import Record, read_arrays
 from study.states import Standing
@@ -64,7 +63,7 @@ class StudyView:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         places.mlflow.mkdir(parents=True, exist_ok=True)
-        self.places, self.study, self.uri = places, study.replace("'", ""), tracking_uri(places)
+        self.places, self.study, self.uri = places, study.replace("'", ""), places.tracking_uri
         self._lock = FileLock(places.mlflow / "writer.lock")
         with self._lock:
             self._client = MlflowClient(tracking_uri=self.uri)
@@ -235,7 +234,7 @@ class StudyView:
 
 def table_links(places: Places) -> dict[str, str]:
     """Address, within the UI, of each study's table of cells."""
-    client = MlflowClient(tracking_uri=tracking_uri(places))
+    client = MlflowClient(tracking_uri=places.tracking_uri)
     return {
         tag.removeprefix(VIEW_TAG): f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={quote(key)}"
         for experiment in client.search_experiments()

@@ -3,16 +3,17 @@
 import shutil
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from datetime import UTC, datetime
 
 from dh2l.config import TrainConfig
 from dh2l.data import load
 from dh2l.errors import Diverged
-from dh2l.results import EpochResult
+from dh2l.results import EpochResult, TrainResult
 from dh2l.trainer import train
 from study import provenance
-from study.claims import ClaimedElsewhere, Claims
+from study.claims import ClaimedElsewhere, Claims, Holder
 from study.filing import arrays_of, finished_record, unfinished_record
 from study.places import Places
 from study.records import Failure, Record, RecordStore
@@ -44,28 +45,44 @@ def run_trial(
             return known
         try:
             with claims.hold(config.identity, config.epochs) as claim:
-                training = _train_to_record(config, places, store, device, threads)
-                while True:
-                    try:
-                        result = next(training)
-                    except StopIteration as stop:
-                        record: Record = stop.value
-                        break
-                    claim.renew(result.epoch, result.metrics.get("validation_accuracy"))
-                    yield result
-                return record
+                return (yield from _train_to_record(config, places, store, claim, device, threads))
         except ClaimedElsewhere:
             time.sleep(1.0)
 
 
+def drain(trial: Generator[EpochResult, None, Record], note: Callable[[EpochResult], None]) -> Record:
+    """Run a trial to its end, telling `note` of every epoch; returns the record."""
+    while True:
+        try:
+            epoch = next(trial)
+        except StopIteration as stop:
+            record: Record = stop.value
+            return record
+        note(epoch)
+
+
 def _train_to_record(
-    config: TrainConfig, places: Places, store: RecordStore, device: str | None, threads: int | None
+    config: TrainConfig,
+    places: Places,
+    store: RecordStore,
+    claim: Holder,
+    device: str | None,
+    threads: int | None,
 ) -> Generator[EpochResult, None, Record]:
     started, hardware = datetime.now(UTC), provenance.hardware()
     checkpoints = places.checkpoint(config.identity)
     try:
         data = load(config.dataset, places.data)
-        result = yield from train(config, data, device=device, threads=threads, checkpoints=checkpoints)
+        training = train(config, data, device=device, threads=threads, checkpoints=checkpoints)
+        with closing(training):
+            while True:
+                try:
+                    epoch = next(training)
+                except StopIteration as stop:
+                    result: TrainResult = stop.value
+                    break
+                claim.renew(epoch.epoch, epoch.metrics.get("validation_accuracy"))
+                yield epoch
     except Diverged as error:
         failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
         record = unfinished_record(config, "diverged", failure, started=started, hardware=hardware)

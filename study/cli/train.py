@@ -113,15 +113,10 @@ def trial(
     config = now.plan.configs[_find_trial(identity, list(now.plan.configs))]
 
     from study.progress import epoch_line
-    from study.trial import run_trial
+    from study.trial import drain, run_trial
 
     training = run_trial(config, places, device=device, threads=threads)
-    while True:
-        try:
-            out.print(epoch_line(config, next(training)))
-        except StopIteration as stop:
-            record = stop.value
-            break
+    record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
     store = places.trials / f"{config.identity}.json"
     if record.last is None:
         out.print(
@@ -163,8 +158,6 @@ def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: s
     if problem:
         lines.append(f"MLflow:  not complete ({problem}); later: dh2l-study mlflow sync {now.plan.file.document.path}")
     elif tracked:
-        from study.live import tracking_uri
-
-        lines.append(f"MLflow:  {tracking_uri(places).split('@')[-1]}; to open its UI: dh2l-study ui")
+        lines.append(f"MLflow:  {places.tracking_uri.split('@')[-1]}; to open its UI: dh2l-study ui")
     for line in lines:
         out.print(line)
