@@ -117,15 +117,14 @@ def trial(
 
     training = run_trial(config, places, device=device, threads=threads)
     record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
-    store = places.trials / f"{config.identity}.json"
     if record.last is None:
-        out.print(
-            f"{styled(record.state)}: {escape(record.failure.message)}\nrecord: {store}",
-        )
+        reason = record.failure.message if record.failure else "no reason is recorded"
+        outcome = f"{styled(record.state)}: {escape(reason)}"
+    else:
+        outcome = f"{styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%"
+    out.print(f"{outcome}\nrecord: {places.trials / config.identity}.json")
+    if record.last is None:
         raise typer.Exit(SOME_FAILED)
-    out.print(
-        f"{styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%\nrecord: {store}",
-    )
 
 
 def _shard(text: str | None) -> "Shard | None":
