@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from dh2l.atomic import write_atomically
 
 VERSION = 1
 _DIGEST_BYTES = 32  # SHA-256 of what follows: torch.load itself passes over flipped bits in a tensor
@@ -16,19 +16,10 @@ _DIGEST_BYTES = 32  # SHA-256 of what follows: torch.load itself passes over fli
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint in `folder` by `state`; whoever reads sees the old or the new one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     content = buffer.getvalue()
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".checkpoint-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(content).digest() + content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path_in(folder))
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_atomically(path_in(folder), hashlib.sha256(content).digest() + content)
 
 
 def load(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -4,8 +4,6 @@ A config is frozen and validated. Its **identity** is a readable prefix and a ha
 that are active and differ from their defaults; two configs that train the same numbers share it.
 """
 
-import hashlib
-import json
 import math
 from typing import Annotated, Any, Literal, Self
 
@@ -18,16 +16,15 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
+from dh2l import identity
 from dh2l.data import Manifest
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import validated
 from dh2l.names import METRICS, MODELS
-
-NUMERICS = 1
-"""Raised when a change of this library's code changes the numbers that a config gives."""
 
 
 def _in_one_sentence(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -73,7 +70,7 @@ class TrainConfig(BaseModel):
     shortcut: Literal["A", "B"] = "A"
     """Shortcut where the shape changes (D12): A without parameters, B a 1×1 convolution."""
 
-    epochs: int = Field(default=300, ge=1)
+    epochs: int = Field(default=300, ge=1, le=100_000)
     """Passes over the training set."""
     batch_size: int = Field(default=512, ge=2)
     """Images per step; the last, partial batch is kept."""
@@ -143,18 +140,31 @@ class TrainConfig(BaseModel):
         """
         return validated(cls, values)
 
+    @field_validator("metric", "conv_metric")
+    @classmethod
+    def _known_metric(cls, name: str | None) -> str | None:
+        if name is not None and name not in METRICS:
+            raise ValueError(unknown_name("metric", name, METRICS))
+        return name
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ValueError(unknown_name("model", name, MODELS))
+        return name
+
+    @field_validator("lr_milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(m >= 1 for m in milestones) or list(milestones) != sorted(milestones):
+            raise ValueError(
+                f"lr_milestones are {list(milestones)}, but must be rising fractions of the epochs, below 1"
+            )
+        return milestones
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for field in ("metric", "conv_metric"):
-            name = getattr(self, field)
-            if name is not None and name not in METRICS:
-                raise ValueError(unknown_name("metric", name, METRICS))
-        if self.model not in MODELS:
-            raise ValueError(unknown_name("model", self.model, MODELS))
-        if any(m >= 1 for m in self.lr_milestones) or list(self.lr_milestones) != sorted(self.lr_milestones):
-            raise ValueError(
-                f"lr_milestones are {list(self.lr_milestones)}, but must be rising fractions of the epochs, below 1"
-            )
         if not self.hierarchical:
             for field in ("lambda_l", "lambda_c1", "lambda_c2", "lambda_c3"):
                 if self._positive(getattr(self, field)):
@@ -205,10 +215,10 @@ class TrainConfig(BaseModel):
     @property
     def regularised_hierarchy(self) -> bool:
         """Whether R = Σ_l λ_l (R_p + R_c) is part of the loss."""
-        return self.hierarchical and self._positive(self._effective_lambda_l)
+        return self.hierarchical and self._positive(self.effective_lambda_l)
 
     @property
-    def _effective_lambda_l(self) -> float | tuple[float, ...]:
+    def effective_lambda_l(self) -> float | tuple[float, ...]:
         """λ_l in a form that equal trials share: a list of equal values as that value.
 
         λ_1 of a deeper tree weighs something under `parent` centres alone: elsewhere nodes of level 1 own
@@ -266,63 +276,10 @@ class TrainConfig(BaseModel):
         )
 
     def canonical(self) -> dict[str, Any]:
-        """The active fields that differ from their defaults, in a form that equal trials share.
-
-        Sorted by name, values as JSON has them, plus `numerics`.
-        """
-        values = {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.default
-        }
-        for name in set(values) - self._active():
-            del values[name]
-        if "lambda_l" in values:
-            values["lambda_l"] = self._effective_lambda_l
-        values.pop("e_scope", None)
-        if self.lambda_e and self.energy_scope != ("conv" if self.hierarchical else "all"):
-            values["e_scope"] = self.energy_scope
-        values.pop("conv_metric", None)
-        if self.energy_on_convolutions and self.conv_penalty != values.get("metric"):
-            values["conv_metric"] = self.conv_penalty
-        values["numerics"] = NUMERICS
-        return {name: list(v) if isinstance(v := values[name], tuple) else v for name in sorted(values)}
-
-    def _active(self) -> set[str]:
-        """Names of the fields that this trial's numbers depend on."""
-        energy, regularised = self.lambda_e > 0, self.regularised_hierarchy
-        on_classifier = self.energy_on_classifier or regularised
-        used = {self.metric} if on_classifier else set()
-        used |= {self.conv_penalty} if self.energy_on_convolutions else set()
-        free_constant_radius = self.radius == "free" and self.centres != "parent"
-        inactive = {
-            "validation_fraction": self.protocol == "paper",
-            "data_seed": self.protocol == "paper",
-            "lr_gamma": not self.lr_milestones,
-            "decay_batch_norm": not self.weight_decay,
-            "metric": not on_classifier,
-            "e_reduction": not energy,
-            "ternary_threshold": "hamming_ternary" not in used,
-            "centres": not self.hierarchical,
-            "centre_scale": not self.hierarchical or self.centres != "parent",
-            "radius": not self.hierarchical,
-            "radius_ratio": not self.hierarchical or self.radius != "unit",
-            "outer_radius_factor": not self.hierarchical or not free_constant_radius,
-            "lambda_l": not regularised,
-            "batch_structure": not (regularised or self.constrained),
-        }
-        return set(type(self).model_fields) - {name for name, off in inactive.items() if off}
+        """The active fields that differ from their defaults: `dh2l.identity.canonical`."""
+        return identity.canonical(self)
 
     @property
     def identity(self) -> str:
-        """Name of the trial: readable words, then 12 hexadecimal digits over `canonical()`."""
-        canonical = self.canonical()
-        digest = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
-        words = [self.dataset, self.model, self.arm]
-        metrics = [canonical[name] for name in ("conv_metric", "metric") if name in canonical]
-        words += ["~".join(metrics)] if metrics else []
-        words += [f"e{self.lambda_e:g}"] if self.lambda_e else []
-        if self.regularised_hierarchy:
-            weights = canonical["lambda_l"]
-            words.append("l" + "~".join(f"{w:g}" for w in (weights if isinstance(weights, list) else [weights])))
-        return "-".join([*words, f"s{self.seed}", digest])
+        """Name of the trial: `dh2l.identity.identity`."""
+        return identity.identity(self)

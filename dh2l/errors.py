@@ -45,6 +45,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     "unknown metric 'cosin'; did you mean 'cosine'?"
     """
     names = sorted(known)
-    near = get_close_matches(str(name), names, n=3, cutoff=0.6)
+    by_lower = {n.lower(): n for n in names}
+    near = [by_lower[n] for n in get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)]
     hint = "did you mean " + " or ".join(repr(n) for n in near) + "?" if near else "known: " + ", ".join(names)
     return f"unknown {kind} {str(name)!r}; {hint}"

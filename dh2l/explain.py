@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,6 +24,8 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
     for detail in error.errors():
         location = detail["loc"]
         came = detail["input"]
+        if location and location[-1] == "[key]":
+            location = location[:-2]
         where = ".".join(str(part) for part in location) or "what was given"
         match detail["type"]:
             case "extra_forbidden":
@@ -39,6 +41,8 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
                 sentence = f"{where} is {came!r}, but must be {expected}{hint}"
             case "value_error":
                 sentence = str(detail["ctx"]["error"])
+            case "string_type" if detail["loc"][-1:] == ("[key]",):
+                sentence = f"the key {came!r} under {where} is not a word"
             case _:
                 sentence = f"{where} is {came!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
         yield Finding(location, sentence)
@@ -73,4 +77,4 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     for inner in getattr(annotation, "__args__", ()):
         if (found := _model_in(inner)) is not None:
             return found
-    return cast("type[BaseModel] | None", None)
+    return None

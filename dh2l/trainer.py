@@ -19,7 +19,7 @@ from dh2l.config import TrainConfig
 from dh2l.data import PreparedData
 from dh2l.errors import Diverged, UserError
 from dh2l.evaluation import Evaluator
-from dh2l.models import ResNet, build_model
+from dh2l.models import N_FEATURES, ResNet, build_model
 from dh2l.objective import Objective
 from dh2l.results import EpochResult, History, TrainResult
 from dh2l.tree import ClassTree
@@ -31,13 +31,12 @@ def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> Res
     Backbone and classifier draw from streams of their own: the arms of a study start from the same
     backbone.
     """
-    depth_to_features = 64
     head = generator("classifier", config.seed)
     classifier: PlainClassifier | HierarchicalClassifier
     if config.hierarchical:
         classifier = HierarchicalClassifier(
             tree,
-            depth_to_features,
+            N_FEATURES,
             centres=config.centres,
             centre_scale=config.centre_scale,
             radius=config.radius,
@@ -46,7 +45,7 @@ def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> Res
             generator=head,
         )
     else:
-        classifier = PlainClassifier(depth_to_features, tree.n_classes, head)
+        classifier = PlainClassifier(N_FEATURES, tree.n_classes, head)
     return build_model(
         config.model,
         in_channels=in_channels,
@@ -114,6 +113,7 @@ def train(
     threads: int | None = None,
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 5.0,
+    circumstances: dict[str, Any] | None = None,
 ) -> Generator[EpochResult, None, TrainResult]:
     """Train one trial, yielding one result per epoch and returning a `TrainResult`.
 
@@ -126,6 +126,7 @@ def train(
             there, with the same results as if it had never stopped: bit for bit on a CPU with the
             same number of threads, and on a GPU with `deterministic: true`.
         checkpoint_seconds: least time between two checkpoints; the last epoch always leaves one.
+        circumstances: JSON values to keep with this process's entry among `TrainResult.attempts`.
 
     Raises:
         Diverged: a loss was not finite.
@@ -137,11 +138,11 @@ def train(
     config = config.bound(manifest)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with arithmetic(config, threads):
-        run = _Run(config, data, where)
+        run = Training(config, data, where)
         if checkpoints and (state := checkpoint.load(checkpoints, config.identity)):
             run.restore(state)
         saved = time.monotonic()
-        run.start_attempt()
+        run.start_attempt(circumstances or {})
         for epoch in range(run.epochs_done + 1, config.epochs + 1):
             result = run.epoch(epoch)
             if checkpoints and (epoch == config.epochs or time.monotonic() - saved >= checkpoint_seconds):
@@ -151,7 +152,7 @@ def train(
         return run.result()
 
 
-class _Run:
+class Training:
     """A trial in training: network, optimizer and history, and how to save and restore them."""
 
     def __init__(self, config: TrainConfig, data: PreparedData, device: torch.device) -> None:
@@ -172,12 +173,13 @@ class _Run:
         self.predictions_best: Tensor | None = None
         self.attempts: list[dict[str, Any]] = []
 
-    def start_attempt(self) -> None:
-        """Note that this process trains from here."""
+    def start_attempt(self, circumstances: dict[str, Any]) -> None:
+        """Note that this process trains from here, and under what circumstances."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         if self.epochs_done < self.config.epochs:
             self.attempts.append(
                 {
+                    **circumstances,
                     "device": name,
                     "threads": torch.get_num_threads(),
                     "first_epoch": self.epochs_done + 1,
@@ -191,7 +193,7 @@ class _Run:
         rate = learning_rate(self.config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        metrics: dict[str, float | None] = self._train_epoch(epoch)
+        metrics: dict[str, float | None] = self.train_epoch(epoch)
         trained = time.perf_counter() - started
         if self.splits.validation is not None:
             validation = self.evaluate(self.network, self.splits.validation)
@@ -201,7 +203,9 @@ class _Run:
         values = self.objective.values()
         if values:
             metrics |= dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
-        if bad := [name for name, value in metrics.items() if value is not None and not math.isfinite(value)]:
+        # The test set decides nothing, not even whether a trial counts as diverged.
+        judged = {name: value for name, value in metrics.items() if not name.startswith("test_")}
+        if bad := [name for name, value in judged.items() if value is not None and not math.isfinite(value)]:
             raise Diverged(epoch, " and the ".join(name.replace("_", " ") for name in bad), self.history)
         seconds = time.perf_counter() - started
         metrics |= {
@@ -221,7 +225,7 @@ class _Run:
         self.attempts[-1]["seconds"] += seconds
         return EpochResult(epoch, metrics)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float | None]:
+    def train_epoch(self, epoch: int) -> dict[str, float | None]:
         """One pass of SGD. Sums stay on the device until its end."""
         n, terms = len(self.splits.train), len(self.objective.terms)
         sums = torch.zeros(terms, device=self.device)

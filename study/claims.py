@@ -1,20 +1,24 @@
 """A claim marks a trial in training: who trains it, and how far it is. One trial, one claim."""
 
-import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from study.records import write_atomically
-
-SILENT_S = 900.0
-"""A claim from another host that has not been renewed for this long is dead."""
+BEAT_S = 60.0
+"""Seconds between two signs of life of a claim."""
+SILENT_S = 15 * BEAT_S
+"""A claim from another host that gave no sign of life for this long is dead."""
+CLOCK_STEP_S = 5.0
+"""By how much a process's birth may seem to move when the clock is set."""
 
 
 class Claim(BaseModel):
@@ -26,6 +30,8 @@ class Claim(BaseModel):
     pid: int
     born: float
     """When the process started: a process id alone may be another's by now."""
+    token: str
+    """Tells this claim from every other."""
     epoch: int = 0
     epochs: int = 0
     validation_accuracy: float | None = None
@@ -49,7 +55,7 @@ class Claims:
         """A trial's claim, dead or alive; None where there is none."""
         try:
             return Claim.model_validate_json(self.path(identity).read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return None
 
     def alive(self, identity: str) -> Claim | None:
@@ -59,12 +65,12 @@ class Claims:
             return None
         if claim.host == socket.gethostname():
             try:
-                return claim if psutil.Process(claim.pid).create_time() == claim.born else None
+                return claim if abs(psutil.Process(claim.pid).create_time() - claim.born) < CLOCK_STEP_S else None
             except psutil.NoSuchProcess:
                 return None
         try:
             age = time.time() - self.path(identity).stat().st_mtime
-        except FileNotFoundError:
+        except OSError:
             return None
         return claim if age < SILENT_S else None
 
@@ -76,20 +82,27 @@ class Claims:
             ClaimedElsewhere: another live process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(identity)
-        claim = Claim(host=socket.gethostname(), pid=os.getpid(), born=psutil.Process().create_time(), epochs=epochs)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(claim.model_dump_json())
-        except FileExistsError:
+        path, process = self.path(identity), psutil.Process()
+        claim = Claim(
+            host=socket.gethostname(), pid=process.pid, born=process.create_time(), token=uuid4().hex, epochs=epochs
+        )
+        with FileLock(self.folder / ".lock"):
             owner = self.alive(identity)
             if owner is not None and (owner.host, owner.pid) != (claim.host, claim.pid):
-                raise ClaimedElsewhere(f"{identity} is being trained by process {owner.pid} on {owner.host}") from None
-            write_atomically(path, claim.model_dump_json().encode())
+                raise ClaimedElsewhere(f"{identity} is being trained by process {owner.pid} on {owner.host}")
+            holder = Holder(path, claim)
+        stop = threading.Event()
+        beat = threading.Thread(target=holder.beat, args=(stop,), name="claim", daemon=True)
+        beat.start()
         try:
-            yield Holder(path, claim)
+            yield holder
         finally:
-            path.unlink(missing_ok=True)
+            stop.set()
+            beat.join()
+            with FileLock(self.folder / ".lock"):
+                now = self.read(identity)
+                if now is not None and now.token == claim.token:
+                    path.unlink(missing_ok=True)
 
 
 class Holder:
@@ -97,10 +110,21 @@ class Holder:
 
     def __init__(self, path: Path, claim: Claim) -> None:
         self._path, self._claim = path, claim
+        self._write()
 
     def renew(self, epoch: int, validation_accuracy: float | None) -> None:
-        """Say how far the trial is, which also shows that its owner lives."""
+        """Say how far the trial is."""
         self._claim = self._claim.model_copy(update={"epoch": epoch, "validation_accuracy": validation_accuracy})
-        temporary = self._path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(self._claim.model_dump()), encoding="utf-8")
+        with suppress(OSError):  # a full disk must not end a trial that only wanted to say how far it is
+            self._write()
+
+    def beat(self, stop: threading.Event) -> None:
+        """Give a sign of life now and then, however long an epoch takes, until told to stop."""
+        while not stop.wait(BEAT_S):
+            with suppress(OSError):
+                os.utime(self._path)
+
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(f".{self._claim.token}")
+        temporary.write_text(self._claim.model_dump_json(), encoding="utf-8")
         temporary.replace(self._path)

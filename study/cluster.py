@@ -3,10 +3,11 @@
 import logging
 import os
 import shutil
-import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display is ours
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tuner.restore is not used
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours stops at the end of an epoch, and says so
 
+import psutil
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -25,9 +27,10 @@ from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study.filing import unfinished_record
+from study.interrupt import Interrupt
 from study.observer import Observer
 from study.places import Places
-from study.records import Failure, RecordStore
+from study.records import Failure, Record, RecordStore
 from study.searcher import Searcher
 from study.space import Scheduler
 
@@ -73,8 +76,7 @@ def run_on_ray(
     Raises:
         UserError: the cluster cannot be reached, or is too small for one trial.
     """
-    places.ray.mkdir(parents=True, exist_ok=True)
-    with _cluster(resources.address), _Interrupt(observer) as interrupt:
+    with _scratch(places.ray) as scratch, _cluster(resources.address), Interrupt(observer) as interrupt:
         gpus, concurrent = _share(resources)
         driver = _Driver(places, observer, interrupt)
         trainable = tune.with_resources(
@@ -93,8 +95,8 @@ def run_on_ray(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=f"driver-{os.getpid()}",
-                storage_path=str(places.ray),
+                name=scratch.name,
+                storage_path=str(scratch.parent),
                 callbacks=[driver],
                 stop=_StopWhen(interrupt),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -102,23 +104,36 @@ def run_on_ray(
                 verbose=0,
             ),
         )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(places.ray / f"driver-{os.getpid()}", ignore_errors=True)
+        tuner.fit()
         return interrupt.raised
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for what Ray Tune writes, removed afterwards; also those that killed drivers of this host left."""
+    host = socket.gethostname()
+    for left in folder.glob(f"{host}~*"):
+        if not psutil.pid_exists(int(left.name.rpartition("~")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = folder / f"{host}~{os.getpid()}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a Ray of our own that ends with us."""
+    # "local", for without an address Ray would join whatever cluster RAY_ADDRESS or this machine knows.
+    where = address or "local"
+    words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
     try:
-        if address is None:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise UserError(f"the Ray cluster at {address} cannot be reached: {str(error).splitlines()[0]}") from None
+        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}") from None
     try:
         yield
     finally:
@@ -144,17 +159,21 @@ class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
     """A worker. It keeps no state outside the trial that it trains, so it is reused for the next."""
 
     def setup(self, config: dict[str, Any], places: Places, threads: int, gpu: bool) -> None:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic trials need it before cuBLAS starts
         self._places, self._threads, self._device = places, threads, "cuda" if gpu else "cpu"
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._training.close()
+        if self._failed:
+            return False  # its process may be unsound, a GPU's context above all: take a new one
         self._begin(new_config)
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
         from study.trial import run_trial  # torch is the workers' to import, not the driver's
 
+        self._failed = False
         self._config = TrainConfig.model_validate(config["config"])
         self._training = run_trial(self._config, self._places, device=self._device, threads=self._threads)
 
@@ -168,6 +187,7 @@ class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
                 next(self._training)
         except StopIteration as stop:
             state = stop.value.state
+            self._failed = state == "failed"
         score = {"validation_accuracy": metrics["validation_accuracy"]} if "validation_accuracy" in metrics else {}
         return {**score, "epoch": epoch, "metrics": metrics, "state": state, "done": state is not None}
 
@@ -214,7 +234,7 @@ class _Suggestions(_NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyp
 class _Driver(_NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped here
     """Passes what trials report to the observer, and files what only the driver can know."""
 
-    def __init__(self, places: Places, observer: Observer, interrupt: "_Interrupt") -> None:
+    def __init__(self, places: Places, observer: Observer, interrupt: Interrupt) -> None:
         self._store, self._places = RecordStore(places.trials), places
         self._observer, self._interrupt = observer, interrupt
 
@@ -233,17 +253,25 @@ class _Driver(_NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped 
             record = self._store.get(config.identity, self._places.set_aside)
             if record is not None:
                 self._observer.filed(record)
+            else:
+                self._observer.note(
+                    f"{config.identity} ended as {last['state']}, but its record is not under {self._places.trials}: "
+                    "every node must see the same results folder"
+                )
         elif not self._interrupt.raised:
             failure = Failure(kind="Stopped", message="stopped early by the scheduler", epoch=last.get("epoch"))
-            self._observer.filed(self._store.write(unfinished_record(config, "stopped", failure)))
+            self._file(unfinished_record(config, "stopped", failure))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        config = _config_of(trial)
-        failure = Failure(
-            kind="WorkerDied",
-            message=f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}",
-        )
-        self._observer.filed(self._store.write(unfinished_record(config, "failed", failure)))
+        reason = _last_line(trial.error_file)
+        message = f"the worker died {RETRIES + 1} times; Ray says: {reason}"
+        self._file(unfinished_record(_config_of(trial), "failed", Failure(kind="WorkerDied", message=message)))
+
+    def _file(self, record: Record) -> None:
+        try:
+            self._observer.filed(self._store.write(record))
+        except OSError as error:
+            self._observer.note(f"the record of {record.identity} cannot be written ({error.strerror})")
 
 
 class _PerGroup(_NotSaved, FIFOScheduler):  # type: ignore[misc] # ray is untyped here
@@ -289,30 +317,10 @@ class _PerGroup(_NotSaved, FIFOScheduler):  # type: ignore[misc] # ray is untype
         self._of(trial).on_trial_remove(tune_controller, trial)
 
 
-class _Interrupt:
-    """Ctrl-C once: stop every trial at the end of its epoch. Twice: stop now."""
-
-    def __init__(self, observer: Observer) -> None:
-        self.raised = False
-        self._observer = observer
-
-    def __enter__(self) -> "_Interrupt":
-        self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.raised = True
-        signal.signal(signal.SIGINT, self._before)
-        self._observer.interrupted()
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-
 class _StopWhen(_NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped here
     """Stops everything once the user has interrupted."""
 
-    def __init__(self, interrupt: _Interrupt) -> None:
+    def __init__(self, interrupt: Interrupt) -> None:
         self._interrupt = interrupt
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -14,13 +14,10 @@ from study.records import Failure, Provenance, Record, Scores
 SCORE_FIELDS = tuple(name for name in Scores.model_fields if name != "epoch")
 
 
-def finished_record(config: TrainConfig, started: datetime, result: TrainResult, hardware: dict[str, Any]) -> Record:
+def finished_record(config: TrainConfig, started: datetime, result: TrainResult) -> Record:
     """The record of a trial that went through its last epoch."""
     history = result.history
-    best_validation, best_test = (
-        best_epoch(history, "validation_accuracy"),
-        best_epoch(history, "test_accuracy"),
-    )
+    best_validation, best_test = best_epoch(history, "validation_accuracy"), best_epoch(history, "test_accuracy")
     return Record(
         identity=config.identity,
         state="done",
@@ -31,7 +28,7 @@ def finished_record(config: TrainConfig, started: datetime, result: TrainResult,
         best_validation=None if best_validation is None else scores_at(history, best_validation),
         best_test=None if best_test is None else scores_at(history, best_test),
         failure=None,
-        provenance=_provenance(started, result.attempts, hardware),
+        provenance=_provenance(started, result.attempts),
         arrays_sha256=None,
     )
 
@@ -42,7 +39,6 @@ def unfinished_record(
     failure: Failure,
     *,
     started: datetime | None = None,
-    hardware: dict[str, Any] | None = None,
 ) -> Record:
     """The record of a trial that gave no scores, and why."""
     return Record(
@@ -55,15 +51,16 @@ def unfinished_record(
         best_validation=None,
         best_test=None,
         failure=failure,
-        provenance=_provenance(started or datetime.now(UTC), [], hardware or {}),
+        provenance=_provenance(started or datetime.now(UTC), []),
         arrays_sha256=None,
     )
 
 
 def scores_at(history: History, index: int) -> Scores:
-    """The scores of one epoch, given its place in the history."""
+    """The scores of one epoch, given its place in the history; a loss that is not finite becomes None."""
     scores = {name: history[name][index] if name in history else None for name in SCORE_FIELDS}
-    return Scores.model_validate({"epoch": index + 1, **scores})
+    finite = {name: None if value is None or not math.isfinite(value) else value for name, value in scores.items()}
+    return Scores.model_validate({"epoch": index + 1, **finite})
 
 
 def best_epoch(history: History, name: str) -> int | None:
@@ -86,13 +83,13 @@ def arrays_of(history: History, result: TrainResult | None = None) -> dict[str, 
     return arrays
 
 
-def _provenance(started: datetime, attempts: list[dict[str, Any]], hardware: dict[str, Any]) -> Provenance:
+def _provenance(started: datetime, attempts: list[dict[str, Any]]) -> Provenance:
     commit, dirty = provenance.commit()
     return Provenance(
         commit=commit,
         dirty=dirty,
         versions=provenance.versions(),
-        hardware=hardware,
+        hardware=provenance.hardware(attempts[-1]["device"] if attempts else None),
         attempts=attempts,
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

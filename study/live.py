@@ -2,13 +2,16 @@
 
 import queue
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dh2l.config import TrainConfig
 from dh2l.results import EpochResult
 from study.places import Places
 from study.records import Record
 from study.states import Standing
+
+if TYPE_CHECKING:
+    from study.tracking import StudyView
 
 
 class LiveView:
@@ -35,10 +38,10 @@ class LiveView:
 
     def filed(self, record: Record) -> None:
         """Queue it."""
-        self._queue.put(("trial", record, self._places.trials / f"{record.identity}.npz"))
+        self._queue.put(("trial", record))
 
-    def interrupted(self) -> None:
-        """Nothing to show: what ends early has no record yet."""
+    def note(self, sentence: str) -> None:
+        """Nothing that MLflow shows."""
 
     def close(self, standing: Standing) -> None:
         """Finish what is queued, then bring the whole view up to date."""
@@ -47,12 +50,28 @@ class LiveView:
         self._thread.join()
 
     def _work(self) -> None:
-        from study.tracking import StudyView  # MLflow takes seconds to import, while trials already train
-
-        view = None
+        view = self._open()
         while (item := self._queue.get()) is not None:
+            if view is None:
+                continue
             try:
-                view = view or StudyView(self._places, self._study)
                 getattr(view, item[0])(*item[1:])
             except Exception as error:  # noqa: BLE001 the view's edge: a sweep never stops because of its view
-                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                self._note(error)
+            else:
+                if item[0] == "sync":
+                    self.problem = ""  # whatever went wrong before, the view is whole now
+
+    def _open(self) -> "StudyView | None":
+        """The view; None where its store cannot be opened, which is not tried again."""
+        try:
+            from study.tracking import StudyView  # MLflow takes seconds to import, while trials already train
+
+            return StudyView(self._places, self._study)
+        except Exception as error:  # noqa: BLE001 as above
+            self._note(error)
+            return None
+
+    def _note(self, error: Exception) -> None:
+        line = (str(error).splitlines() or [""])[0].replace(self._places.tracking_uri, self._places.store_name)
+        self.problem = f"{type(error).__name__}: {line[:300]}"

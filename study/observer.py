@@ -20,8 +20,8 @@ class Observer(Protocol):
     def filed(self, record: Record) -> None:
         """A trial's record has been filed."""
 
-    def interrupted(self) -> None:
-        """The user asked to stop; trials in training still finish their epoch."""
+    def note(self, sentence: str) -> None:
+        """Something that the user should know."""
 
 
 class Observers:
@@ -45,7 +45,7 @@ class Observers:
         for observer in self._all:
             observer.filed(record)
 
-    def interrupted(self) -> None:
+    def note(self, sentence: str) -> None:
         """Pass it on."""
         for observer in self._all:
-            observer.interrupted()
+            observer.note(sentence)

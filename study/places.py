@@ -1,10 +1,12 @@
 """Every path the harness reads or writes."""
 
 import os
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from dh2l.atomic import write_atomically
 from dh2l.errors import UserError
 
 
@@ -50,10 +52,39 @@ class Places:
         """The MLflow store's folder."""
         return self.results / "mlflow"
 
+    def manifest(self, dataset: str) -> Path:
+        """Copy of a data set's manifest: tables can be made where the images are not."""
+        return self.results / "manifests" / f"{dataset}.json"
+
+    def claim_name(self, study: str, file: Path) -> None:
+        """Give a study's name to its file, so that another file of that name cannot overwrite its tables.
+
+        Raises:
+            UserError: another file that still exists has it.
+        """
+        note = self.table(study) / "file"
+        owner = Path(note.read_text(encoding="utf-8")) if note.exists() else None
+        if owner is not None and owner != file.absolute() and owner.exists():
+            raise UserError(
+                f"the name {study} belongs to {owner} in {self.results}; rename {file}, or give another --results"
+            )
+        if owner != file.absolute():
+            write_atomically(note, str(file.absolute()).encode())
+
     @property
     def tracking_uri(self) -> str:
         """`MLFLOW_TRACKING_URI`, or the SQLite store under the results folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+    @property
+    def local_store(self) -> bool:
+        """Whether the MLflow store is the one under the results folder."""
+        return not os.environ.get("MLFLOW_TRACKING_URI")
+
+    @property
+    def store_name(self) -> str:
+        """The MLflow store for people to read: without user, password or query, which may hold a token."""
+        return re.sub(r"//[^/]*@", "//", self.tracking_uri).partition("?")[0]
 
     def checkpoint(self, identity: str) -> Path:
         """Folder of one trial's checkpoint."""

@@ -84,31 +84,28 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
     configs_by_seed = [dict[str, TrainConfig]() for _ in study.seeds]
     seen: dict[tuple[str, str], int] = {}
     for (i, row), arm, metric in _table_rows(study.rows):
-        label = row.name or (
-            METRICS[metric].display_label if metric else arm.removesuffix("+l2") + "+l2" * arm.endswith("+l2")
-        )
+        label = row.name or (METRICS[metric].display_label if metric else arm)
         if seen.setdefault((label, arm), i) != i or (label, arm) in {(c.row, c.arm) for c in cells}:
             raise UserError(
                 f"{file.place(('rows', i))}: the row {label!r} with arm {arm} stands in the table twice; "
                 "give one of them a name"
             )
         for j, column in enumerate(study.columns):
-            candidates, example = [], None
+            candidates: dict[tuple[str, ...], Candidate] = {}
+            printed: set[PrintedNumber | None] = set()
             for values in _points(file, row, arm):
                 expanded = _Expanded(file, i, j, row, column, arm, metric, values)
-                trials = []
-                for seed, of_seed in zip(study.seeds, configs_by_seed, strict=True):
-                    config = expanded.config(seed, manifest_of)
+                configs = [expanded.config(seed, manifest_of) for seed in study.seeds]
+                for config, of_seed in zip(configs, configs_by_seed, strict=True):
                     of_seed.setdefault(config.identity, config)
-                    trials.append(config.identity)
-                    example = config
-                candidates.append(Candidate(values, tuple(trials)))
-            unique = {candidate.trials: candidate for candidate in reversed(candidates)}
-            printed = printed_number(study.paper_table, example) if example else None
-            ordered = tuple(reversed(unique.values()))
-            cells.append(Cell(label, arm, column.name, ordered, printed))
-    configs = {identity: config for of_seed in configs_by_seed for identity, config in of_seed.items()}
-    return Plan(file, tuple(cells), configs)
+                trials = tuple(config.identity for config in configs)
+                candidates.setdefault(trials, Candidate(values, trials))
+                printed.add(printed_number(study.paper_table, configs[0]))
+            # Where candidates differ in what the paper's tables distinguish, no one number is the cell's.
+            of_cell = printed.pop() if len(printed) == 1 else None
+            cells.append(Cell(label, arm, column.name, tuple(candidates.values()), of_cell))
+    all_configs = {identity: config for of_seed in configs_by_seed for identity, config in of_seed.items()}
+    return Plan(file, tuple(cells), all_configs)
 
 
 def _table_rows(rows: list[Row]) -> Iterator[tuple[tuple[int, Row], str, str | None]]:
@@ -164,10 +161,15 @@ def _draw(axis: Axis, source: random.Random) -> Value:
     if axis.choice is not None:
         return source.choice(axis.choice)
     if axis.uniform is not None:
-        return source.uniform(*axis.uniform)
+        return _rounded(source.uniform(*axis.uniform))
     assert axis.loguniform is not None  # noqa: S101 an axis is exactly one of four kinds
     low, high = axis.loguniform
-    return math.exp(source.uniform(math.log(low), math.log(high)))
+    return _rounded(math.exp(source.uniform(math.log(low), math.log(high))))
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: another machine's exp and log must not make other trials of the same draw."""
+    return float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)
@@ -186,21 +188,8 @@ class _Expanded:
     def config(self, seed: int, manifest_of: Callable[[str], Manifest]) -> TrainConfig:
         """The bound config of this point for a seed."""
         study = self.file.study
-        if both := set(self.row.set) & set(self.column.set) | set(self.values) & set(self.column.set):
-            key = min(both)
-            raise UserError(
-                f"{self.file.place(('columns', self.column_number, 'set', key))}: {key} is set by this column "
-                f"and by row {self._row_name!r} too; keep one of the two"
-            )
-        if over := set(self.file.overrides) & (set(self.row.set) | set(self.column.set) | set(self.values)):
-            key = min(over)
-            raise UserError(
-                f"--set {key}: the study's rows, columns or axes set {key} themselves; edit a copy of "
-                f"{self.file.document.path} instead"
-            )
-        settings: dict[str, Any] = study.config | ARMS[self.arm] | self.row.set | self.values | self.column.set
-        if self.metric is not None:
-            settings["metric"] = self.metric
+        self._check_sources()
+        settings: dict[str, Any] = study.config | ARMS[self.arm] | self._of_row | self.values | self.column.set
         try:
             config = TrainConfig.model_validate(settings | {"seed": seed})
         except ValidationError as error:
@@ -227,9 +216,41 @@ class _Expanded:
         except UserError as error:
             raise type(error)(f"{self._place(('dataset',))}: {error}") from None
 
+    @property
+    def _of_row(self) -> dict[str, Value]:
+        return self.row.set | ({} if self.metric is None else {"metric": self.metric})
+
+    def _check_sources(self) -> None:
+        """Refuse a field that two places set, where one would silently win."""
+        i, j = self.row_number, self.column_number
+        if self.metric is not None and "metric" in self.row.set | self.row.search:
+            raise UserError(
+                f"{self.file.place(('rows', i, 'set' if 'metric' in self.row.set else 'search', 'metric'))}: this row "
+                "names its metric already; keep one of the two"
+            )
+        if both := (set(self._of_row) | set(self.values)) & set(self.column.set):
+            key = min(both)
+            raise UserError(
+                f"{self.file.place(('columns', j, 'set', key))}: {key} is set by this column "
+                f"and by row {self._row_name!r} too; keep one of the two"
+            )
+        if over := set(self.file.overrides) & (set(self._of_row) | set(self.values) | set(self.column.set)):
+            key = min(over)
+            raise UserError(
+                f"--set {key}: the study's rows, columns or axes set {key} themselves; edit a copy of "
+                f"{self.file.document.path} instead"
+            )
+
     def _check_arm(self, config: TrainConfig) -> None:
         plain = ("baseline", "baseline+l2")
-        if config.arm == self.arm or (config.arm in plain and self.arm in plain):
+        if self.arm in plain and "weight_decay" in self.column.set:
+            if self.arm == "baseline" and config.arm in plain:
+                return  # the column is the l2 term's, as in the paper's Table 1
+            raise UserError(
+                f"{self.file.place(('rows', self.row_number))}: the column {self.column.name!r} sets weight_decay, "
+                "which is the l2 of baseline+l2; name the arm baseline, and the column says whether it has l2"
+            )
+        if config.arm == self.arm:
             return
         needs = {
             "E": "lambda_e above 0",

@@ -1,11 +1,13 @@
 """What a person sees while a study runs: a live display in a terminal, plain lines elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,9 +26,11 @@ class RunProgress:
         self._console, self._configs = console, configs
         self._epochs_left = {identity: configs[identity].epochs for identity in missing}
         self._running: dict[str, EpochResult | None] = {}
-        self._counts = {"done": done, "failed": 0}
+        self._done_before = done
+        self._outcomes: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
-        self._begun = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first_epoch: float | None = None
         self._epochs_seen = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -57,7 +61,10 @@ class RunProgress:
         """A trial has finished an epoch."""
         self._running[config.identity] = result
         self._epochs_left[config.identity] = config.epochs - result.epoch
-        self._epochs_seen += 1
+        if self._first_epoch is None:  # what came before it, starting Ray and importing torch, is not repeated
+            self._first_epoch = time.monotonic()
+        else:
+            self._epochs_seen += 1
         accuracy = result.metrics.get("validation_accuracy")
         if accuracy is not None and (self._best is None or accuracy > self._best[0]):
             self._best = (accuracy, config.identity)
@@ -72,23 +79,23 @@ class RunProgress:
         """A trial's record has been filed."""
         self._running.pop(record.identity, None)
         self._epochs_left.pop(record.identity, None)
-        self._counts["done" if record.state == "done" else "failed"] += 1
-        done = sum(self._counts.values())
-        self._bar.update(self._task, completed=done)
+        self._outcomes[record.identity] = record.state
+        self._bar.update(self._task, completed=self._done_before + len(self._outcomes))
         if record.last is not None:
             validation = record.last.validation_accuracy
             what = "" if validation is None else f"validation {100 * validation:.2f}%, "
             line = f"{what}test {100 * record.last.test_accuracy:.2f}% after epoch {record.last.epoch}"
         else:
-            line = record.failure.message.splitlines()[0] if record.failure and record.failure.message else ""
+            line = (record.failure.message.splitlines() or [record.failure.kind])[0] if record.failure else ""
         style = {"done": "green", "stopped": "yellow"}.get(record.state, "red")
+        number = self._done_before + len(self._outcomes)
         self._console.print(
-            f"[{done}/{len(self._configs)}] [{style}]{record.state}[/{style}] {record.identity}: {line}",
+            f"\\[{number}/{len(self._configs)}] [{style}]{record.state}[/{style}] {record.identity}: {escape(line)}"
         )
 
-    def interrupted(self) -> None:
-        """The user asked to stop."""
-        self._console.print("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
+    def note(self, sentence: str) -> None:
+        """Something that the user should know."""
+        self._console.print(escape(sentence))
 
     def _render(self) -> RenderableType:
         self._bar.update(self._task, eta=self._eta("about {} left"))
@@ -106,15 +113,17 @@ class RunProgress:
                 "" if validation is None else f"{100 * validation:.2f}%",
                 f"{metrics['images_per_s']:.0f}",
             )
-        failed = f", {self._counts['failed']} failed" if self._counts["failed"] else ""
+        states = Counter(self._outcomes.values())
+        done = self._done_before + states.pop("done", 0)
+        failed = "".join(f", {n} {state}" for state, n in sorted(states.items()))
         best = f"; best on validation {100 * self._best[0]:.2f}% ({self._best[1]})" if self._best else ""
-        return Group(table, f"{self._counts['done']} done, {len(self._running)} running{failed}{best}", self._bar)
+        return Group(table, f"{done} done, {len(self._running)} running{failed}{best}", self._bar)
 
     def _eta(self, words: str) -> str:
         """Time left, from the epochs seen so far; empty while there are none."""
-        if not self._epochs_seen:
+        if self._first_epoch is None or not self._epochs_seen:
             return ""
-        seconds = sum(self._epochs_left.values()) * (time.monotonic() - self._begun) / self._epochs_seen
+        seconds = sum(self._epochs_left.values()) * (time.monotonic() - self._first_epoch) / self._epochs_seen
         return words.format(duration(seconds))
 
 

@@ -13,13 +13,13 @@ PACKAGES = ("dh2l-study", "torch", "torchvision", "numpy", "scikit-learn")
 
 @cache
 def commit() -> tuple[str | None, bool | None]:
-    """Commit of this project's checkout and whether files differ from it; (None, None) where it is no checkout."""
+    """Commit of this project's checkout and whether its code differs from it; (None, None) where it is no checkout."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None, None
     try:
         head = _git(root, "rev-parse", "HEAD")
-        return head, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        return head, bool(_git(root, "status", "--porcelain", "--", "dh2l", "study"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 
@@ -41,21 +41,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-@cache
-def hardware() -> dict[str, Any]:
-    """Processor, core count and GPU of this machine."""
-    import torch
+def circumstances() -> dict[str, Any]:
+    """What a process notes of itself when it begins to train: its code and its machine."""
+    head, dirty = commit()
+    return {"commit": head, "dirty": dirty, "cpu": cpu_name()}
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+def hardware(device: str | None) -> dict[str, Any]:
+    """Processor, core count and system of this machine, and the GPU, if that is the device."""
+    gpu = None if device == "cpu" else device
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "gpu": gpu,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _cpu_name() -> str:
+@cache
+def cpu_name() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

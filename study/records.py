@@ -2,9 +2,8 @@
 
 import hashlib
 import io
-import os
+import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dh2l.atomic import write_atomically
 from dh2l.errors import UserError
 
 RECORD_VERSION = 1
@@ -26,11 +26,12 @@ class Scores(BaseModel):
 
     epoch: int
     test_accuracy: float
-    test_loss: float
+    test_loss: float | None
     test_super_accuracy: float | None
     test_mistake_severity: float | None
     validation_accuracy: float | None
     validation_loss: float | None
+    """A loss that is not finite is None."""
 
 
 class Failure(BaseModel):
@@ -58,7 +59,7 @@ class Provenance(BaseModel):
     versions: dict[str, str]
     hardware: dict[str, Any]
     attempts: list[dict[str, Any]]
-    """One per process that trained: device, threads, first epoch, seconds."""
+    """One per process that trained: its commit, device, threads, first epoch, seconds."""
     started: str
     finished: str
     duration_s: float
@@ -87,8 +88,13 @@ class Record(BaseModel):
     """Hash of the arrays' file, where there is one."""
 
     def numbers(self) -> tuple[Any, ...]:
-        """What two records of one trial must agree on."""
-        return (self.state, self.config, self.last, self.best_validation, self.best_test)
+        """What two records of one trial must agree on; that they trained the same, their identity says."""
+        return (self.state, self.last, self.best_validation, self.best_test)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the trial is over: training it again would give the same."""
+        return self.state in ("done", "diverged")
 
 
 @dataclass
@@ -97,24 +103,27 @@ class Findings:
 
     Attributes:
         records: every sound record, by identity.
+        paths: the file of each.
         damaged: files that do not verify, with the reason.
-        conflicts: identities whose records disagree, with their files. Not in `records`.
+        conflicts: identities that have records which cannot be used and must not be replaced (they disagree,
+            or a newer version of this project wrote them), each with a sentence. Not in `records`.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
     damaged: dict[Path, str] = field(default_factory=dict)
-    conflicts: dict[str, list[Path]] = field(default_factory=dict)
+    conflicts: dict[str, str] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
         """One sentence per damaged record and per conflict."""
         return [
             *(f"the record {path} is left out: {reason}" for path, reason in self.damaged.items()),
-            *(
-                f"the records {' and '.join(map(str, paths))} are of one trial but disagree; neither is used: "
-                "delete the wrong one"
-                for paths in self.conflicts.values()
-            ),
+            *self.conflicts.values(),
         ]
+
+
+class NewerRecord(UserError):
+    """A record that a newer version of this project wrote."""
 
 
 class RecordStore:
@@ -130,10 +139,14 @@ class RecordStore:
     def write(self, record: Record, arrays: Mapping[str, np.ndarray] | None = None) -> Record:
         """File a record, and first its arrays, each atomically.
 
+        A settled record stays: a later failure of the same trial elsewhere must not cost its numbers.
+
         Returns:
-            The record as filed, with the hash of its arrays.
+            The record that now stands, with the hash of its arrays.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        before = self._settled(record.identity)
+        if before is not None:
+            return before
         if arrays is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -146,15 +159,28 @@ class RecordStore:
         return record
 
     def get(self, identity: str, set_aside: Path) -> Record | None:
-        """The record of one trial made here; a damaged one is moved to `set_aside`, and None returned."""
+        """The record of one trial made here; a damaged one is moved to `set_aside`, and None returned.
+
+        Raises:
+            NewerRecord: it must be left alone.
+        """
         path = self.path(identity)
         if not path.exists():
             return None
         try:
             return parse_record(path)
+        except NewerRecord:
+            raise
         except UserError as error:
             self.set_aside(Findings(damaged={path: str(error)}), set_aside)
             return None
+
+    def _settled(self, identity: str) -> Record | None:
+        try:
+            record = parse_record(self.path(identity))
+        except UserError:
+            return None
+        return record if record.settled else None
 
     def read(self, identities: Iterable[str] | None = None) -> Findings:
         """Read and verify the records of some identities, or all of them."""
@@ -168,31 +194,34 @@ class RecordStore:
             for path in files:
                 try:
                     sound[path] = parse_record(path)
+                except NewerRecord as error:
+                    found.conflicts[identity] = f"the record {path} is left alone: {error}"
                 except UserError as error:
                     found.damaged[path] = str(error)
-            # A retried failure on one machine does not contradict the finished trial of another.
-            settled = {p: r for p, r in sound.items() if r.state in ("done", "diverged")} or dict(
-                list(sound.items())[:1]
-            )
-            if not settled:
+            # A failure on one machine does not contradict the finished trial of another.
+            candidates = {p: r for p, r in sound.items() if r.settled} or dict(list(sound.items())[:1])
+            if not candidates or identity in found.conflicts:
                 continue
-            first = next(iter(settled.values()))
-            if all(record.numbers() == first.numbers() for record in settled.values()):
-                found.records[identity] = first
+            path, first = next(iter(candidates.items()))
+            if all(record.numbers() == first.numbers() for record in candidates.values()):
+                found.records[identity], found.paths[identity] = first, path
             else:
-                found.conflicts[identity] = list(settled)
+                found.conflicts[identity] = (
+                    f"the records {' and '.join(map(str, candidates))} are of one trial but disagree; neither is "
+                    "used: delete the wrong one"
+                )
         return found
 
     def set_aside(self, found: Findings, folder: Path) -> None:
-        """Move damaged records out of the way, so that their trials can be trained again; nothing is deleted."""
+        """Move damaged records and their arrays out of the way, so that their trials can be trained again."""
         for path in found.damaged:
             folder.mkdir(parents=True, exist_ok=True)
-            target = folder / path.name
-            number = 1
-            while target.exists():
-                target = folder / f"{path.stem}.{number}{path.suffix}"
+            number = 0
+            while (target := folder / f"{path.stem}{f'.{number}' * bool(number)}.json").exists():
                 number += 1
             path.replace(target)
+            if (arrays := path.with_suffix(".npz")).exists():
+                arrays.replace(target.with_suffix(".npz"))
 
 
 def parse_record(path: Path) -> Record:
@@ -214,32 +243,29 @@ def parse_record(path: Path) -> Record:
     try:
         record = Record.model_validate_json(body)
     except ValidationError:
-        raise UserError(
-            f"it is not of record version {RECORD_VERSION}; a newer version of this project may have made it"
-        ) from None
-    if record.version != RECORD_VERSION:
-        raise UserError(f"it is of record version {record.version}, this project reads {RECORD_VERSION}")
+        version = json.loads(body).get("version")
+        if isinstance(version, int) and version > RECORD_VERSION:
+            raise NewerRecord(f"it is of version {version}, this project reads up to {RECORD_VERSION}") from None
+        raise UserError("its checksum fits, but its content is no record") from None
+    if record.version > RECORD_VERSION:
+        raise NewerRecord(f"it is of version {record.version}, this project reads up to {RECORD_VERSION}")
     if record.identity != path.stem:
         raise UserError(f"it is the record of {record.identity}")
     return record
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays beside a record: per-epoch history, predictions, classifier vectors."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def read_arrays(record: Record, path: Path) -> dict[str, np.ndarray]:
+    """The arrays beside a record's file: per-epoch history, predictions, classifier vectors.
 
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it finds the old or the new content, whole, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    Raises:
+        UserError: they are missing or not those that the record was filed with.
+    """
+    packed_path = path.with_suffix(".npz")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        packed = packed_path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the arrays {packed_path} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(packed).hexdigest() != record.arrays_sha256:
+        raise UserError(f"the arrays {packed_path} are damaged: they are not those of their record")
+    with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

@@ -29,12 +29,15 @@ class Shard:
 
 
 def missing_trials(now: Standing) -> list[TrainConfig]:
-    """What a run trains: all that has no settled record.
+    """What a run trains next: all that has no settled record.
 
-    With a scheduler, a trial that it stopped has lost, and is left alone unless a table needs it.
+    A trial that the study's scheduler stopped has lost and is left alone, unless nothing else is missing and
+    a cell has no winner without it.
     """
-    keep = {State.STOPPED} if now.plan.file.study.scheduler else set()
-    return [now.plan.configs[identity] for identity in now.missing if now.states[identity] not in keep]
+    missing = now.missing
+    if now.plan.file.study.scheduler:
+        missing = [i for i in missing if now.states[i] is not State.STOPPED] or needed_stopped(now)
+    return [now.plan.configs[identity] for identity in missing]
 
 
 def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None) -> None:
@@ -48,27 +51,28 @@ def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer,
 
 
 def run_plan(now: Standing, places: Places, resources: "Resources", observer: Observer) -> bool:
-    """Train what a plan misses through Ray; then finish stopped trials without which a cell has no winner.
+    """Train what a plan misses through Ray, each trial once; then stopped ones without which a cell has no winner.
 
     Returns:
         Whether the user interrupted it.
     """
     from study.cluster import run_on_ray
 
-    plan, scheduler = now.plan, now.plan.file.study.scheduler
-    missing = missing_trials(now)
+    plan, tried = now.plan, set[str]()
     cell_of = {i: f"{c.row} {c.arm} {c.column}" for c in plan.cells for k in c.candidates for i in k.trials}
-    if missing:
-        interrupted = run_on_ray(
-            PlanSearcher(missing),
-            len(missing),
+    while configs := [config for config in missing_trials(now) if config.identity not in tried]:
+        tried |= {config.identity for config in configs}
+        finishing = all(now.states[config.identity] is State.STOPPED for config in configs)
+        scheduler = None if finishing else plan.file.study.scheduler
+        if run_on_ray(
+            PlanSearcher(configs),
+            len(configs),
             places,
             resources,
             observer,
             scheduler=scheduler,
             group_of=cell_of.__getitem__,
-        )
-        if interrupted:
+        ):
             return True
-    needed = [plan.configs[identity] for identity in needed_stopped(standing(plan, places))] if scheduler else []
-    return run_on_ray(PlanSearcher(needed), len(needed), places, resources, observer) if needed else False
+        now = standing(plan, places)
+    return False

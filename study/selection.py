@@ -50,8 +50,9 @@ def reported(record: Record, study: Study) -> Scores:
 def evaluate_cell(cell: Cell, standing: Standing) -> CellResult:
     """Select among a cell's candidates by the study's rule and collect the winner's trials.
 
-    A candidate's score is its mean over the search seeds of the validation accuracy (`best_validation`)
-    or of the test accuracy (`oracle`), at the epoch that the study reports. A candidate with a diverged
+    A candidate's score is its mean over the search seeds of the validation accuracy (rule
+    `best_validation`: at the last epoch, or at the best one on validation where the study reports that),
+    or of the test accuracy (rule `oracle`). A candidate with a diverged
     or stopped seed was tried and loses. While a trial of any candidate is failed or missing there is no
     winner. Equal scores: the candidate that the study lists first.
     """
@@ -77,11 +78,13 @@ def evaluate_cell(cell: Cell, standing: Standing) -> CellResult:
 
 
 def _score(record: Record, study: Study) -> float:
-    scores = reported(record, study)
-    score = scores.test_accuracy if study.rule == "oracle" else scores.validation_accuracy
-    if score is None:
+    if study.rule == "oracle":
+        return reported(record, study).test_accuracy
+    # Never at the best epoch on test, whatever the table shows: the test set would choose.
+    scores = record.best_validation if study.accuracy == "best_validation" else record.last
+    if scores is None or scores.validation_accuracy is None:
         raise ValueError(f"the record of {record.identity} has no validation accuracy to select on")
-    return score
+    return scores.validation_accuracy
 
 
 def _problem(states: dict[str, State], trials: list[str] | tuple[str, ...]) -> str:

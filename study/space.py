@@ -1,9 +1,21 @@
 """What a study file may say: fixed config, rows × columns, seeds, searched axes, the rule that selects."""
 
+import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError, unknown_name
@@ -12,7 +24,20 @@ from dh2l.names import METRICS
 from study.places import shipped_studies
 from study.yaml12 import Document, parse_value
 
-Value = bool | int | float | str | list[float] | None
+
+def _plain(value: Any) -> Any:
+    """A value as a config field may have it: one word or number, or a list of numbers."""
+    numbers = value if isinstance(value, list) else [value]
+    words = (bool, str, type(None)) if not isinstance(value, list) else ()
+    for number in numbers:
+        if not isinstance(number, (int, float, *words)) or (isinstance(number, float) and not math.isfinite(number)):
+            raise ValueError(
+                f"{value!r} is no value of a config field: give a word, a finite number or a list of numbers"
+            )
+    return value
+
+
+Value = Annotated[Any, AfterValidator(_plain)]
 
 ARMS: dict[str, dict[str, Value]] = {
     "baseline": {"weight_decay": 0.0},
@@ -86,12 +111,20 @@ class Axis(_Part):
 Axes = dict[ConfigKey, Axis]
 
 
+def _word_or_words(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """One sentence for a union that pydantic would report branch by branch."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(f"{info.field_name} is {value!r}, but must be a word or a list of words") from None
+
+
 class Row(_Part):
     """One row of the table, or several: every arm with every metric that it lists."""
 
-    arm: str | list[str]
+    arm: Annotated[str | list[str], WrapValidator(_word_or_words)]
     """An arm, or several: baseline, baseline+l2, E, H, H0, E+H, E+H0."""
-    metric: str | list[str] | None = None
+    metric: Annotated[str | list[str] | None, WrapValidator(_word_or_words)] = None
     """The pairwise penalty, or several: a row for each, in this order."""
     name: str | None = Field(default=None, min_length=1)
     """What the table calls the row. Default: the paper's name of the metric, or the arm."""
@@ -153,6 +186,19 @@ class Scheduler(_Part):
     """ASHA keeps one in this many at each rung."""
 
 
+def _once_each(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds are {seeds}, but each may stand only once")
+    return seeds
+
+
+def _named_once(columns: list[Column]) -> list[Column]:
+    names = [column.name for column in columns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"columns are named {names}, but each name may stand only once")
+    return columns
+
+
 class Study(_Part):
     """A study: rows × columns of a table, each cell's candidates, and the seeds that they share."""
 
@@ -170,9 +216,9 @@ class Study(_Part):
     """The fixed part of every trial's config."""
     rows: list[Row] = Field(min_length=1)
     """The table's rows."""
-    columns: list[Column] = Field(min_length=1)
+    columns: Annotated[list[Column], AfterValidator(_named_once)] = Field(min_length=1)
     """The table's columns."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_once_each)] = Field(min_length=1)
     """Trial seeds, the same for every cell."""
     search: Axes = {}
     """Searched axes; each applies to the arms in which its field exists."""
@@ -187,21 +233,12 @@ class Study(_Part):
     scheduler: Scheduler | None = None
     """Early stopping; none by default."""
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {self.seeds}, but each may stand only once")
-        names = [column.name for column in self.columns]
-        if len(set(names)) < len(names):
-            raise ValueError(f"columns are named {names}, but each name may stand only once")
-        return self
-
 
 class StudyFile:
     """A study with its name and the file it came from.
 
     Attributes:
-        name: the file's stem, with `@key=value` for every override.
+        name: the file's stem, with `@key=value` for every override; letters, digits and `.,_+-@=` alone.
         study: its content.
         document: the file, for the places of mistakes.
     """
@@ -217,10 +254,10 @@ class StudyFile:
         for key, value in (overrides or {}).items():
             if key in Study.model_fields:
                 values[key] = value
-            else:
-                values["config"] = {**(values.get("config") or {}), key: value}
-        self.overrides = dict(overrides or {})
-        self.name = "@".join([path.stem, *(f"{key}={_word(value)}" for key, value in self.overrides.items())])
+            elif isinstance(config := values.get("config") or {}, dict):
+                values["config"] = {**config, key: value}
+        self.overrides = dict(sorted((overrides or {}).items()))
+        self.name = _short_name([_word(path.stem), *(f"{_word(k)}={_word(v)}" for k, v in self.overrides.items())])
         try:
             self.study = Study.model_validate(values)
         except ValidationError as error:
@@ -242,7 +279,11 @@ def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
     """
     shipped = shipped_studies()
     path = shipped.get(name) or Path(name)
-    if not path.is_file():
+    try:
+        known = path.is_file()
+    except OSError:  # a name too long for any file
+        known = False
+    if not known:
         raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
     values = {}
     for override in overrides or []:
@@ -257,6 +298,12 @@ def _word(value: Any) -> str:
     """A value as part of a name that is also a folder."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
+
+
+def _short_name(words: list[str]) -> str:
+    """The words joined; cut and given a hash where that is too long for a folder."""
+    name = "@".join(words)
+    return name if len(name) <= 100 else f"{name[:80]}@{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def study_schema() -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dh2l.atomic import write_atomically
 from study.plan import Plan
-from study.records import write_atomically
+from study.records import Provenance
 from study.selection import CellResult, evaluate_cell
+from study.space import Study
 from study.states import Standing
 
 RULES = {
     "best_validation": "highest mean validation accuracy over the seeds",
     "oracle": "chosen on test: highest mean test accuracy over the seeds",
 }
+FAILURES_SHOWN = 20
 EPOCHS = {
     "last": "the last epoch's",
     "best_validation": "the best validation epoch's",
@@ -36,12 +40,11 @@ def cell_frame(standing: Standing) -> pd.DataFrame:
     return pd.DataFrame([_cell_row(evaluate_cell(cell, standing), study) for cell in standing.plan.cells])
 
 
-def _cell_row(result: CellResult, study: Any) -> dict[str, Any]:
+def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
     cell = result.cell
     accuracies = result.accuracies(study)
     mean = statistics.fmean(accuracies) if accuracies else None
     printed = cell.printed.accuracy if cell.printed else None
-    provenances = [record.provenance for record in result.records]
     return {
         "row": cell.row,
         "arm": cell.arm,
@@ -57,13 +60,29 @@ def _cell_row(result: CellResult, study: Any) -> dict[str, Any]:
         "score": None if result.score is None else 100 * result.score,
         "problem": result.problem,
         "note": cell.printed.note if cell.printed else "",
-        "commits": "; ".join(sorted({_commit(p.commit, p.dirty) for p in provenances})),
-        "hardware": "; ".join(sorted({str(p.hardware.get("gpu") or p.hardware["cpu"]) for p in provenances})),
+        "commits": _joined(commit for record in result.records for commit in _commits(record.provenance)),
+        "hardware": _joined(name for record in result.records for name in _machines(record.provenance)),
     }
+
+
+def _commits(provenance: Provenance) -> list[str]:
+    """The commits that trained a trial: more than one where it was resumed under another."""
+    attempts = provenance.attempts or [{}]
+    return [_commit(a.get("commit", provenance.commit), a.get("dirty", provenance.dirty)) for a in attempts]
 
 
 def _commit(commit: str | None, dirty: bool | None) -> str:
     return "unknown" if commit is None else commit[:10] + "+changes" * bool(dirty)
+
+
+def _machines(provenance: Provenance) -> list[str]:
+    """The processors that trained a trial: GPUs, or CPUs where none was used."""
+    devices = [(a.get("device", "cpu"), a.get("cpu", provenance.hardware["cpu"])) for a in provenance.attempts or [{}]]
+    return [str(cpu if device == "cpu" else device) for device, cpu in devices]
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "; ".join(sorted(set(words)))
 
 
 def cells_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -95,33 +114,44 @@ def _all(values: "pd.Series[str]") -> str:
     return "; ".join(sorted({v for text in values for v in text.split("; ") if v})) or "none yet"
 
 
-def layout(standing: Standing, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def layout(frame: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
     """The table as text, rows × columns as in the paper, with its footnotes.
 
     Returns:
-        A frame of strings (per column of the study: ours, and where the paper prints a number, the
-        paper's and the difference), and the footnotes in the order of their marks.
+        Rows of cells, the header first (per column of the study: ours; where the paper prints numbers, the
+        paper's and the difference; where something is searched, what was selected), and the footnotes in
+        the order of their marks.
     """
     notes: list[str] = []
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+    cells = cells_of(frame)
+    columns = list(dict.fromkeys(cell["column"] for cell in cells))
     with_paper = set(frame.loc[frame["paper"].notna(), "column"])
-    for cell in cells_of(frame):
-        texts = rows.setdefault((cell["row"], cell["arm"]), {"metric": cell["row"], "arm": _arm(cell)})
-        texts[cell["column"]] = _ours(cell) + _marks(_mixed(cell), notes)
+    searched = set(frame.loc[frame["candidates"] > 1, "column"])
+    header = ["metric", "arm"]
+    for column in columns:
+        header += [column]
+        header += [f"paper, {column}", f"difference, {column}"] if column in with_paper else []
+        header += [f"selected, {column}"] if column in searched else []
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:  # row by row, and within each column by column
+        row = rows.setdefault((cell["row"], cell["arm"]), [cell["row"], _arm(cell)])
+        row.append(_ours(cell) + _marks(_mixed(cell), notes))
         if cell["column"] in with_paper:
-            paper, difference = cell["paper"], cell["difference"]
-            texts[f"paper, {cell['column']}"] = (
-                "" if pd.isna(paper) else f"{paper:.2f}" + _marks([cell["note"]] if cell["note"] else [], notes)
-            )
-            texts[f"difference, {cell['column']}"] = "" if pd.isna(difference) else f"{difference:+.2f}"
-        if frame["candidates"].max() > 1:
-            texts[f"selected, {cell['column']}"] = _selected(cell)
-    failures = [
+            paper, difference, note = cell["paper"], cell["difference"], cell["note"]
+            row.append("" if pd.isna(paper) else f"{paper:.2f}" + _marks([note] if note else [], notes))
+            row.append("" if pd.isna(difference) else f"{difference:+.2f}")
+        if cell["column"] in searched:
+            row.append(_selected(cell))
+    return [header, *rows.values()], notes
+
+
+def failures(standing: Standing) -> list[str]:
+    """One line per trial that failed or diverged, with the reason."""
+    return [
         f"{identity}: {record.state}, {(record.failure.message or record.failure.kind).splitlines()[0]}"
         for identity, record in standing.found.records.items()
-        if record.failure is not None
+        if record.failure is not None and record.state in ("failed", "diverged")
     ]
-    return pd.DataFrame(list(rows.values())).fillna(""), notes + failures
 
 
 def _arm(cell: dict[str, Any]) -> str:
@@ -168,17 +198,18 @@ def _marks(texts: list[str], notes: list[str]) -> str:
 def to_markdown(standing: Standing) -> str:
     """The rendered table."""
     frame = cell_frame(standing)
-    table, notes = layout(standing, frame)
-    lines = [f"# {standing.plan.file.study.title}", "", *header_lines(standing.plan, frame), ""]
-    lines += _pipe_table(table)
-    lines += [""] + [f"[{i}] {note}" for i, note in enumerate(notes, 1)] if notes else []
+    table, notes = layout(frame)
+    lines = [f"# {standing.plan.file.study.title}", "", *header_lines(standing.plan, frame), "", *_pipe_table(table)]
+    lines += ["", *(f"[{i}] {note}" for i, note in enumerate(notes, 1))] if notes else []
+    failed = failures(standing)
+    lines += ["", "Failed or diverged:", "", *(f"- {line}" for line in failed[:FAILURES_SHOWN])] if failed else []
+    lines += [f"- and {len(failed) - FAILURES_SHOWN} more"] if len(failed) > FAILURES_SHOWN else []
     return "\n".join(lines) + "\n"
 
 
-def _pipe_table(table: pd.DataFrame) -> list[str]:
-    """A frame of strings as a Markdown table, padded so that it also reads as plain text."""
-    cells = [[str(name) for name in table.columns], *table.to_numpy().tolist()]
-    cells = [[text.replace("|", "\\|") for text in row] for row in cells]
+def _pipe_table(table: list[list[str]]) -> list[str]:
+    """Rows of cells, the header first, as a Markdown table that also reads as plain text."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in table]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"

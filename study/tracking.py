@@ -4,38 +4,37 @@ Per study one parent run, one child run per trial, and one run per cell of the t
 table filtered to cells is the paper's table. All of it can be made again from the records at any time.
 """
 
-import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a view that is down must not hold a run up
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.system_environment_context import SystemEnvironmentContext
+from sqlalchemy.exc import SQLAlchemyError
 
 from dh2l.config import TrainConfig
+from dh2l.errors import UserError
 from dh2l.results import EpochResult
+from study import shown
 from study.places import Places
 from study.records import Record, read_arrays
-from study.states import Standing
+from study.running import missing_trials
+from study.states import Standing, State
 from study.tables import cell_frame, cells_of, to_markdown
 
-CURVE_POINTS = 100
-"""A curve is thinned to about this many points."""
 BATCH = 1000
 """Metrics per request, MLflow's own limit."""
-PERCENT = ("accuracy", "std", "paper", "difference")
 CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "paper_percent", "difference_percent")
-VIEW_TAG = "mlflow.sharedViewState."
+VIEW_TAG, VIEW_NAME_TAG = "mlflow.sharedViewState.", "dh2l.view."
 VIEW_DEFAULTS: dict[str, Any] = {
     "startTime": "ALL",
     "lifecycleFilter": "Active",
@@ -49,10 +48,12 @@ VIEW_DEFAULTS: dict[str, Any] = {
     "groupsExpanded": {},
 }
 STATUS = {"done": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
+UNREACHABLE = (MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError)
+"""What a store raises that is down, damaged or refuses, or a `MLFLOW_RUN_CONTEXT` that is no JSON."""
 
 
 class StudyView:
-    """One study's runs in MLflow. One writer at a time: everything happens under a lock."""
+    """One study's runs in MLflow. Every change is made under a lock, on the runs as they then are."""
 
     def __init__(self, places: Places, study: str) -> None:
         """Open the store; the first time that takes some seconds.
@@ -63,30 +64,42 @@ class StudyView:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         places.mlflow.mkdir(parents=True, exist_ok=True)
-        self.places, self.study, self.uri = places, study.replace("'", ""), places.tracking_uri
+        self.places, self.study = places, study
         self._lock = FileLock(places.mlflow / "writer.lock")
+        self._runs: dict[tuple[str, str], Run] = {}
         with self._lock:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = MlflowClient(tracking_uri=places.tracking_uri)
             self._experiment = self._experiment_id()
-            self._runs = {(run.data.tags["dh2l.kind"], run.data.tags["dh2l.key"]): run for run in self._search()}
+            self._reload()
 
     def _experiment_id(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "dh2l-study")
         known = self._client.get_experiment_by_name(name)
         if known is not None:
             return str(known.experiment_id)
-        local = (self.places.mlflow / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        local = (self.places.mlflow / "artifacts").as_uri() if self.places.local_store else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI's page for training runs
         return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
 
-    def _search(self) -> Iterator[Run]:
-        token = None
+    def _reload(self) -> None:
+        """Read the study's runs anew, and delete what another writer made twice."""
+        self._runs = {}
+        for run in self._search(""):
+            key = (run.data.tags["dh2l.kind"], run.data.tags["dh2l.key"])
+            if key in self._runs:
+                self._client.delete_run(run.info.run_id)
+            else:
+                self._runs[key] = run
+
+    def _search(self, also: str) -> Iterator[Run]:
+        token, query = None, f"tags.`dh2l.study` = '{self.study}'{also}"
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`dh2l.study` = '{self.study}'",
+                query,
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
+                order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
             yield from page
@@ -95,8 +108,11 @@ class StudyView:
                 return
 
     def _run(self, kind: str, key: str, name: str, params: dict[str, Any] | None = None) -> Run:
-        """The run of one thing; made where there is none yet."""
+        """The run of one thing, made where there is none yet. The lock is held."""
         run = self._runs.get((kind, key))
+        if run is None:
+            mark = shown.digest(f"{kind} {key}")
+            run = next(self._search(f" AND tags.`dh2l.mark` = '{mark}'"), None)
         if run is None:
             tags = {
                 **_extra_tags(),
@@ -104,116 +120,114 @@ class StudyView:
                 "dh2l.study": self.study,
                 "dh2l.kind": kind,
                 "dh2l.key": key,
+                "dh2l.mark": mark,
             }
             if kind == "trial":  # cells stay at the top level, where the run table shows them without unfolding
                 tags["mlflow.parentRunId"] = self._run("study", self.study, self.study).info.run_id
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
-            rows = [Param(k, str(v)) for k, v in (params or {}).items()]
-            for part in _parts(rows, 100):
+        if params and not run.data.params:
+            for part in shown.parts([Param(k, str(v)) for k, v in params.items()], 100):
                 self._client.log_batch(run.info.run_id, params=part)
-            self._runs[kind, key] = run
+            run = self._client.get_run(run.info.run_id)
+        self._runs[kind, key] = run
         return run
 
     def _trial_run(self, config: TrainConfig) -> Run:
         return self._run("trial", config.identity, config.identity, {"arm": config.arm, **config.model_dump()})
 
+    def _log(self, run: Run, points: Iterable[shown.Point] = (), tags: dict[str, str] | None = None) -> None:
+        rows = [Metric(point.name, point.value, point.timestamp, point.step) for point in points]
+        for part in shown.parts(rows, BATCH):
+            self._client.log_batch(run.info.run_id, metrics=part)
+        self._client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in (tags or {}).items()])
+
     def begin(self, config: TrainConfig) -> None:
-        """Show a trial as running."""
+        """Show a trial, and so its study, as running."""
         with self._lock:
-            run = self._trial_run(config)
-            if run.info.status != "RUNNING":
+            runs = [self._trial_run(config), self._run("study", self.study, self.study)]
+            for run in runs:
                 self._client.update_run(run.info.run_id, status="RUNNING")
 
     def epoch(self, config: TrainConfig, result: EpochResult) -> None:
         """Show one epoch of a running trial, if it is one of the thinned curve's points."""
-        if result.epoch in _points(config.epochs):
+        if result.epoch in shown.curve_epochs(config.epochs):
             with self._lock:
-                run_id = self._trial_run(config).info.run_id
-                self._client.log_batch(run_id, metrics=_metrics(result.metrics, result.epoch))
+                self._log(self._trial_run(config), shown.points(result.metrics, result.epoch))
 
-    def trial(self, record: Record, arrays: Path) -> None:
+    def trial(self, record: Record) -> None:
         """Show a trial's record: curves, scalars, state. Does nothing where that is shown already."""
-        mark = hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:16]
+        tags = shown.trial_tags(record)
         with self._lock:
-            config = TrainConfig.model_validate(record.config)
-            run = self._trial_run(config)
-            if run.data.tags.get("dh2l.record") == mark:
+            run = self._trial_run(TrainConfig.model_validate(record.config))
+            if run.data.tags.get("dh2l.record") == tags["dh2l.record"]:
                 return
-            run_id = run.info.run_id
-            shown = {m.step for m in self._client.get_metric_history(run_id, "train_loss")}
-            rows = [row for row in _curves(record, arrays) if row.step not in shown] + _scalars(record)
-            for part in _parts(rows, BATCH):
-                self._client.log_batch(run_id, metrics=part)
-            tags = {
-                "dh2l.record": mark,
-                "dh2l.state": record.state,
-                "dh2l.commit": record.provenance.commit or "unknown",
-                "dh2l.failure": record.failure.message[:500] if record.failure else "",
-            }
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-            self._client.set_terminated(run_id, STATUS[record.state])
-            self._runs["trial", record.identity] = self._client.get_run(run_id)
+            present = {m.step for m in self._client.get_metric_history(run.info.run_id, "train_loss")}
+            curves = [point for point in shown.curves(record, self._arrays(record)) if point.step not in present]
+            self._log(run, [*curves, *shown.scalars(record)], tags)
+            self._client.set_terminated(run.info.run_id, STATUS[record.state])
+            self._runs["trial", record.identity] = self._client.get_run(run.info.run_id)
+
+    def _arrays(self, record: Record) -> dict[str, Any]:
+        """The arrays beside a record, wherever below the trials folder it lies; none where they are damaged."""
+        if record.arrays_sha256 is None:
+            return {}
+        for path in sorted(self.places.trials.rglob(f"{record.identity}.npz")):
+            try:
+                return read_arrays(record, path)
+            except UserError:
+                continue
+        return {}
 
     def sync(self, standing: Standing) -> None:
         """Make the whole view from the records: parent, trials, cells, table. Twice is the same as once."""
-        for identity, record in standing.found.records.items():
-            self.trial(record, self.places.trials / f"{identity}.npz")
         with self._lock:
+            self._reload()
+            for record in standing.found.records.values():
+                self.trial(record)
+            self._clear_trials(standing)
             self._cells(standing)
+            self._parent(standing)
             self._share_cell_view()
-            parent = self._run("study", self.study, self.study)
-            markdown, study = to_markdown(standing), standing.plan.file.study
-            mark = hashlib.sha256(markdown.encode()).hexdigest()[:16]
-            if self._client.get_run(parent.info.run_id).data.tags.get("dh2l.table") == mark:
-                return
-            tags = {"mlflow.note.content": f"{study.title}\n\n{markdown}", "dh2l.table": mark}
+
+    def _clear_trials(self, standing: Standing) -> None:
+        """End what looks as if it still ran, and remove trials that the study no longer has."""
+        for (kind, identity), run in list(self._runs.items()):
+            if kind == "trial" and identity not in standing.states:
+                self._client.delete_run(self._runs.pop((kind, identity)).info.run_id)
+            elif kind == "trial" and run.info.status == "RUNNING" and standing.states[identity] is not State.RUNNING:
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _parent(self, standing: Standing) -> None:
+        parent, markdown = self._run("study", self.study, self.study), to_markdown(standing)
+        if parent.data.tags.get("dh2l.table") != (mark := shown.digest(markdown)):
             self._client.log_text(parent.info.run_id, markdown, "table.md")
             self._client.log_text(parent.info.run_id, cell_frame(standing).to_csv(index=False), "cells.csv")
-            self._client.log_batch(
-                parent.info.run_id,
-                metrics=_metrics({f"trials_{s}": float(n) for s, n in standing.counts.items()}, 0),
-                tags=[RunTag(k, v) for k, v in tags.items()],
-            )
-            self._client.set_terminated(parent.info.run_id, "FINISHED" if not standing.missing else "FAILED")
+            counts = {f"trials_{state.value}": standing.counts.get(state.value, 0) for state in State}
+            self._log(parent, shown.points(counts, 0), {"mlflow.note.content": markdown, "dh2l.table": mark})
+        status = "FAILED" if missing_trials(standing) else "FINISHED"
+        if self._client.get_run(parent.info.run_id).info.status != status:
+            self._client.set_terminated(parent.info.run_id, status)
 
     def _cells(self, standing: Standing) -> None:
         """One run per cell as the table shows it now; cells that the study no longer has are removed."""
         kept = set()
         for position, cell in enumerate(cells_of(cell_frame(standing))):
-            key = f"{cell['row']} | {cell['arm']} | {cell['column']}"
+            words = (cell["row"], cell["arm"], cell["column"])
+            key = " | ".join(words)
             kept.add(key)
-            metrics = {f"{name}_percent": cell[name] for name in PERCENT} | {
-                "n": float(cell["n"]),
-                "candidates": float(cell["candidates"]),
-            }
-            selected = json.loads(cell["selected"]) if cell["selected"] else {}
-            metrics |= {
-                f"selected_{k}": float(v)
-                for k, v in selected.items()
-                if isinstance(v, (int, float)) and not isinstance(v, bool)
-            }
-            metrics = {k: round(float(v), 4) for k, v in metrics.items() if v is not None and not math.isnan(v)}
-            tags = {
-                k: str(cell[k]) for k in ("row", "arm", "column", "selected", "problem", "note", "commits", "hardware")
-            }
+            metrics, tags = shown.cell_metrics(cell), shown.cell_tags(cell, position)
             run = self._runs.get(("cell", key))
             if run is not None and not set(run.data.metrics) <= set(metrics):
-                self._client.delete_run(run.info.run_id)  # a number that no longer holds cannot be taken back singly
-                del self._runs["cell", key]
-            tags["dh2l.position"] = f"{position:04}"
-            words = dict.fromkeys([cell["row"], cell["arm"], cell["column"]])
-            run = self._run("cell", key, " ".join(words))
+                # A number that no longer holds cannot be taken back singly.
+                self._client.delete_run(self._runs.pop(("cell", key)).info.run_id)
+            run = self._run("cell", key, " ".join(dict.fromkeys(words)))
             changed = {k: v for k, v in metrics.items() if run.data.metrics.get(k) != v}
             renamed = {k: v for k, v in tags.items() if run.data.tags.get(k) != v}
             if changed or renamed:
-                self._client.log_batch(
-                    run.info.run_id,
-                    metrics=_metrics(changed, 0),
-                    tags=[RunTag(k, v) for k, v in renamed.items()],
-                )
+                self._log(run, shown.points(changed, 0), renamed)
                 self._client.set_terminated(run.info.run_id, "FINISHED")
                 self._runs["cell", key] = self._client.get_run(run.info.run_id)
-        for kind, key in [(kind, key) for kind, key in self._runs if kind == "cell" and key not in kept]:
+        for kind, key in [k for k in self._runs if k[0] == "cell" and k[1] not in kept]:
             self._client.delete_run(self._runs.pop((kind, key)).info.run_id)
 
     def _share_cell_view(self) -> None:
@@ -227,78 +241,44 @@ class StudyView:
             "selectedColumns": columns,
             "viewMaximized": True,
         }
-        tag = VIEW_TAG + self.study
-        if tag not in self._client.get_experiment(self._experiment).tags:
-            self._client.set_experiment_tag(self._experiment, tag, json.dumps(VIEW_DEFAULTS | view))
+        key = shown.digest(self.study)
+        if VIEW_TAG + key not in self._client.get_experiment(self._experiment).tags:
+            self._client.set_experiment_tag(self._experiment, VIEW_TAG + key, json.dumps(VIEW_DEFAULTS | view))
+            self._client.set_experiment_tag(self._experiment, VIEW_NAME_TAG + key, self.study)
 
 
 def table_links(places: Places) -> dict[str, str]:
-    """Address, within the UI, of each study's table of cells."""
-    client = MlflowClient(tracking_uri=places.tracking_uri)
+    """Address, within the UI, of each study's table of cells.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    try:
+        experiments = MlflowClient(tracking_uri=places.tracking_uri).search_experiments()
+    except UNREACHABLE as error:
+        raise UserError(f"the MLflow store {places.store_name} cannot be read: {_first_line(error)}") from None
     return {
-        tag.removeprefix(VIEW_TAG): f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={quote(key)}"
-        for experiment in client.search_experiments()
-        for tag in experiment.tags
-        if tag.startswith(VIEW_TAG) and (key := tag.removeprefix(VIEW_TAG))
+        name: f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={tag.removeprefix(VIEW_NAME_TAG)}"
+        for experiment in experiments
+        for tag, name in experiment.tags.items()
+        if tag.startswith(VIEW_NAME_TAG)
     }
 
 
-def sync_study(standing: Standing, places: Places) -> str:
+def sync_study(standing: Standing, places: Places) -> None:
     """Make a study's whole view from its records.
 
-    Returns:
-        The tracking URI.
-
     Raises:
-        ConnectionError: the store cannot be reached or refuses.
+        UserError: the store cannot be reached or refuses.
     """
     try:
-        view = StudyView(places, standing.plan.name)
-        view.sync(standing)
-    except MlflowException as error:
-        raise ConnectionError(str(error).splitlines()[0]) from error
-    return view.uri
+        StudyView(places, standing.plan.name).sync(standing)
+    except UNREACHABLE as error:
+        raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
 
 
-def _points(epochs: int) -> set[int]:
-    """The epochs, counted from 1, that a thinned curve keeps: evenly spaced, the last among them."""
-    step = max(1, math.ceil(epochs / CURVE_POINTS))
-    return {epoch for epoch in range(1, epochs + 1) if (epochs - epoch) % step == 0}
-
-
-def _metrics(values: dict[str, Any], step: int) -> list[Metric]:
-    timestamp = int(1000 * values.get("time", 0))
-    return [
-        Metric(k, v, timestamp, step) for k, v in values.items() if k != "time" and v is not None and not math.isnan(v)
-    ]
-
-
-def _curves(record: Record, path: Path) -> list[Metric]:
-    if record.arrays_sha256 is None or not path.exists():
-        return []
-    history = {k.removeprefix("history."): v for k, v in read_arrays(path).items() if k.startswith("history.")}
-    epochs = _points(record.config["epochs"])
-    length = max((len(values) for values in history.values()), default=0)
-    return [
-        row
-        for i in range(length)
-        if i + 1 in epochs
-        for row in _metrics({name: float(values[i]) for name, values in history.items()}, i + 1)
-    ]
-
-
-def _scalars(record: Record) -> list[Metric]:
-    """The accuracies that are never mixed: at the last, the best validation and the best test epoch."""
-    scores = {"last": record.last, "at_best_validation": record.best_validation, "oracle": record.best_test}
-    values: dict[str, Any] = {"duration_s": record.provenance.duration_s}
-    for name, score in scores.items():
-        if score is not None:
-            values |= {f"test_accuracy_{name}": score.test_accuracy, f"epoch_{name}": float(score.epoch)}
-    return _metrics(values, 0)
-
-
-def _parts(rows: list[Any], size: int) -> Iterable[list[Any]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _extra_tags() -> dict[str, str]:

@@ -41,7 +41,8 @@ def run_trial(
     store, claims = RecordStore(places.trials), Claims(places.claims)
     while True:
         known = store.get(config.identity, places.set_aside)
-        if known is not None and known.state in ("done", "diverged"):
+        if known is not None and known.settled:
+            shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)
             return known
         try:
             with claims.hold(config.identity, config.epochs) as claim:
@@ -69,11 +70,11 @@ def _train_to_record(
     device: str | None,
     threads: int | None,
 ) -> Generator[EpochResult, None, Record]:
-    started, hardware = datetime.now(UTC), provenance.hardware()
+    started, here = datetime.now(UTC), provenance.circumstances()
     checkpoints = places.checkpoint(config.identity)
     try:
         data = load(config.dataset, places.data)
-        training = train(config, data, device=device, threads=threads, checkpoints=checkpoints)
+        training = train(config, data, device=device, threads=threads, checkpoints=checkpoints, circumstances=here)
         with closing(training):
             while True:
                 try:
@@ -85,13 +86,13 @@ def _train_to_record(
                 yield epoch
     except Diverged as error:
         failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
-        record = unfinished_record(config, "diverged", failure, started=started, hardware=hardware)
+        record = unfinished_record(config, "diverged", failure, started=started)
         filed = store.write(record, arrays_of(error.history))
     except Exception as error:  # noqa: BLE001 a trial's edge: whatever goes wrong becomes a failed record
         lines = traceback.format_exc().splitlines()[-TRACEBACK_LINES:]
         failure = Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
-        return store.write(unfinished_record(config, "failed", failure, started=started, hardware=hardware))
+        return store.write(unfinished_record(config, "failed", failure, started=started))
     else:
-        filed = store.write(finished_record(config, started, result, hardware), arrays_of(result.history, result))
+        filed = store.write(finished_record(config, started, result), arrays_of(result.history, result))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return filed

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
@@ -35,13 +36,20 @@ class Document:
         try:
             self.values: Any = YAML(typ="safe", pure=True).load(text)
             self._root: Node | None = YAML(typ="rt", pure=True).compose(text)
+        except DuplicateKeyError as error:
+            mark = error.problem_mark
+            key = str(error.problem).partition('"')[2].partition('"')[0]
+            place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+            raise UserError(f"{place}: the key {key!r} stands twice in the same mapping; keep one") from None
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
             problem = str(error.problem or error.context or "it cannot be parsed").splitlines()[0]
             raise UserError(f"{place}: this is not valid YAML: {problem}") from None
-        except (YAMLError, ValueError) as error:
-            raise UserError(f"{path}: this is not valid YAML: {str(error).splitlines()[0]}") from None
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}: this is not valid YAML: {(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from None
         if not isinstance(self.values, dict):
             raise UserError(f"{path}: a study file is a mapping of keys such as rows and seeds, but this is not one")
 
@@ -74,5 +82,5 @@ def parse_value(text: str) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise UserError(f"{text!r} is not a valid YAML value") from None
+    except (YAMLError, ValueError, RecursionError):
+        raise UserError(f"{text[:100]!r} is not a valid YAML value") from None

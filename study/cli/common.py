@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dh2l.atomic import write_atomically
 from dh2l.errors import DataError
 from study.places import Places
 
 if TYPE_CHECKING:
+    from dh2l.data import Manifest
     from study.plan import Plan
     from study.states import Standing
 
@@ -34,7 +36,6 @@ RESULTS, DATA = Path("results"), Path("data")
 
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
     """A study's plan and the states of its trials; says what is wrong with records."""
-    from dh2l.data import Manifest, prepare, read_manifest
     from study.plan import make_plan
     from study.records import RecordStore
     from study.space import find_study
@@ -43,28 +44,39 @@ def load_standing(study: str, overrides: list[str] | None, places: Places, *, wr
     file = find_study(study, overrides)
     manifests: dict[str, Manifest] = {}
 
-    def manifest_of(name: str) -> Manifest:
+    def manifest_of(name: str) -> "Manifest":
         if name not in manifests:
-            try:
-                manifests[name] = read_manifest(name, places.data)
-            except DataError:
-                if name != "digits":
-                    raise
-                manifests[name] = prepare(name, places.data)  # it comes with scikit-learn: nothing to ask of the user
+            manifests[name] = _manifest(name, places, write=write)
         return manifests[name]
 
     plan = make_plan(file, manifest_of)
     if write:
         places.require_writable()
+        places.claim_name(file.name, file.document.path)
+        for name, manifest in manifests.items():
+            write_atomically(places.manifest(name), manifest.model_dump_json().encode())
     now = standing(plan, places)
     for warning in now.found.warnings():
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     if write and now.found.damaged:
         RecordStore(places.trials).set_aside(now.found, places.set_aside)
-        err.print(
-            f"set aside in {places.set_aside}; their trials are trained again",
-        )
+        err.print(f"set aside in {places.set_aside}; their trials are trained again")
     return now
+
+
+def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
+    """A data set's manifest; to look at results, the copy beside them does."""
+    from dh2l.data import Manifest, prepare, read_manifest
+
+    try:
+        return read_manifest(name, places.data)
+    except DataError:
+        copy = places.manifest(name)
+        if not write and copy.exists():
+            return Manifest.model_validate_json(copy.read_bytes())
+        if name != "digits":
+            raise
+        return prepare(name, places.data)  # it comes with scikit-learn: nothing to ask of the user
 
 
 def plan_line(plan: "Plan") -> str:

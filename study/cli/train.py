@@ -1,5 +1,6 @@
 """Commands that train: run, trial."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,14 +53,22 @@ def run(
     from study.observer import Observers
     from study.progress import RunProgress
     from study.running import missing_trials, run_here, run_plan
+    from study.selection import evaluate_cell
     from study.states import standing
 
     places = Places.of(results, data)
     share = _shard(shard)
+    if share and (address or gpus_per_trial is not None):
+        raise UserError(
+            "--shard trains in this process, without Ray, so --address and --gpus-per-trial do not go with it"
+        )
+    if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
+        raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
     now = load_standing(study, set_, places, write=True)
-    missing = [c.identity for c in missing_trials(now)]
-    missing = share.of(list(now.plan.configs)) if share else missing
-    missing = [i for i in missing if i in now.missing]
+    if share:
+        missing = [identity for identity in share.of(list(now.plan.configs)) if identity in now.missing]
+    else:
+        missing = [config.identity for config in missing_trials(now)]
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
     progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
     live = None
@@ -93,8 +102,11 @@ def run(
     _closing(now, places, files, live.problem if live else None, tracked=live is not None)
     if interrupted:
         raise KeyboardInterrupt
-    failed = set(now.counts) & {"failed", "diverged", "conflict"}
-    if failed or (not share and missing_trials(now)):
+    if share:
+        complete = not set(missing) & set(now.missing)
+    else:
+        complete = not any(evaluate_cell(cell, now).problem for cell in now.plan.cells)
+    if not complete:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -111,18 +123,23 @@ def trial(
     places = Places.of(results, data)
     now = load_standing(study, set_, places, write=True)
     config = now.plan.configs[_find_trial(identity, list(now.plan.configs))]
+    if now.states[config.identity] == "conflict":
+        raise UserError(now.found.conflicts[config.identity])
+    _check_device(device)
 
     from study.progress import epoch_line
     from study.trial import drain, run_trial
 
-    training = run_trial(config, places, device=device, threads=threads)
-    record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
+    record = now.found.records.get(config.identity)
+    if record is None or not record.settled:
+        training = run_trial(config, places, device=device, threads=threads)
+        record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
     if record.last is None:
         reason = record.failure.message if record.failure else "no reason is recorded"
         outcome = f"{styled(record.state)}: {escape(reason)}"
     else:
         outcome = f"{styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%"
-    out.print(f"{outcome}\nrecord: {places.trials / config.identity}.json")
+    out.print(f"{outcome}\nrecord: {now.found.paths.get(config.identity, places.trials / f'{config.identity}.json')}")
     if record.last is None:
         raise typer.Exit(SOME_FAILED)
 
@@ -133,7 +150,7 @@ def _shard(text: str | None) -> "Shard | None":
     if text is None:
         return None
     index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {text!r} must read I/N with 1 ≤ I ≤ N, for instance --shard 1/4")
     return Shard(int(index), int(count))
 
@@ -149,14 +166,26 @@ def _find_trial(text: str, identities: list[str]) -> str:
     raise UserError(f"unknown trial {text!r}; `dh2l-study plan STUDY` lists the study's trials")
 
 
+def _check_device(name: str | None) -> None:
+    import torch
+
+    try:
+        if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {name}: torch sees no CUDA device on this machine; leave it out, or give cpu")
+    except RuntimeError:
+        raise UserError(f"--device {name!r} is no torch device; give cpu, cuda or cuda:1") from None
+
+
 def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
     lines = [
         f"records: {places.trials}",
         f"table:   {files['markdown']} and {files['csv'].name}",
     ]
     if problem:
-        lines.append(f"MLflow:  not complete ({problem}); later: dh2l-study mlflow sync {now.plan.file.document.path}")
+        lines.append(
+            f"MLflow:  not complete ({escape(problem)}); later: dh2l-study mlflow sync {now.plan.file.document.path}"
+        )
     elif tracked:
-        lines.append(f"MLflow:  {places.tracking_uri.split('@')[-1]}; to open its UI: dh2l-study ui")
+        lines.append(f"MLflow:  {places.store_name}; to open its UI: dh2l-study ui")
     for line in lines:
         out.print(line)

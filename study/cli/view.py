@@ -19,9 +19,9 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on 127.0.0.1 with this project's store, until Ctrl-C."""
     places = Places.of(results, DATA)
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+    if not places.local_store:
         raise UserError(
-            f"MLFLOW_TRACKING_URI is set, so the runs are in a store of their own ({uri.split('@')[-1]}); open its UI, "
+            f"MLFLOW_TRACKING_URI is set, so the runs are in a store of their own ({places.store_name}); open its UI, "
             "or unset the variable to serve the local store"
         )
     store = places.mlflow / "mlflow.db"
@@ -35,28 +35,10 @@ def ui(
     out.print(f"MLflow UI: {address} (up in about half a minute; Ctrl-C ends it)")
     for name, link in table_links(places).items():
         out.print(f"  {name} as a table: {address}{link}")
-    environment = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{store}",
-        "--artifacts-destination",
-        str(places.mlflow / "artifacts"),
-    ]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1".split()
+    stores = ["--backend-store-uri", places.tracking_uri, "--artifacts-destination", str(places.mlflow / "artifacts")]
+    command = [sys.executable, *words, *stores]
     os.execve(sys.executable, command, environment)  # noqa: S606 our own fixed words
 
 
@@ -67,13 +49,8 @@ def mlflow_sync(
     """Make a study's MLflow view from its records. Twice is the same as once."""
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
+    places.claim_name(now.plan.name, now.plan.file.document.path)
     from study.tracking import sync_study
 
-    try:
-        uri = sync_study(now, places)
-    except ConnectionError as error:
-        raise UserError(f"the MLflow store cannot be written: {error}") from None
-    out.print(
-        f"{now.plan.name}: {len(now.found.records)} records and {len(now.plan.cells)} cells "
-        f"shown in {uri.split('@')[-1]}",
-    )
+    sync_study(now, places)
+    out.print(f"{now.plan.name}: {len(now.found.records)} records, {len(now.plan.cells)} cells; {places.store_name}")
