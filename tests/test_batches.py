@@ -1,0 +1,170 @@
+"""Batches: splits, order, augmentation, normalisation."""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_data import tiny, tiny_config
+from torch import Tensor
+
+from dh2l.batches import (
+    Normalise,
+    Split,
+    crop_and_flip,
+    derived_seed,
+    generator,
+    make_splits,
+    plain_batches,
+    train_batches,
+)
+from dh2l.data import stratified_split
+
+CPU = torch.device("cpu")
+
+
+def numbered(n: int) -> Split:
+    """Images of 4 × 4 pixels that show their own number, out of a file twice as long."""
+    images = torch.arange(2 * n, dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 4, 1).contiguous()
+    return Split(images, torch.arange(2 * n) * 10, torch.arange(2 * n)[::2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.integers(1, 3),
+    padding=st.integers(0, 7),
+    n=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_crop_and_flip_is_pad_cut_mirror_of_each_image(
+    height: int, width: int, channels: int, padding: int, n: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(1, 256, (3, height, width, channels), dtype=np.uint8)
+    index = rng.integers(0, 3, n)
+    offset = rng.integers(0, 2 * padding + 1, (n, 2))
+    flip = rng.integers(0, 2, n).astype(np.bool_)
+    found = crop_and_flip(
+        torch.from_numpy(images), torch.from_numpy(index), torch.from_numpy(offset), torch.from_numpy(flip), padding
+    )
+    assert found.dtype == torch.uint8
+    for i in range(n):
+        padded = np.pad(images[index[i]], ((padding, padding), (padding, padding), (0, 0)))
+        crop = padded[offset[i, 0] : offset[i, 0] + height, offset[i, 1] : offset[i, 1] + width]
+        np.testing.assert_array_equal(found[i].numpy(), crop[:, ::-1] if flip[i] else crop)
+
+
+def labels_in_order(split: Split, seed: int, epoch: int, *, batch_size: int = 4, padding: int = 1) -> list[int]:
+    batches = train_batches(split, batch_size=batch_size, padding=padding, flip=True, seed=seed, epoch=epoch)
+    return [int(label) for _, labels in batches for label in labels]
+
+
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
+    split = numbered(11)
+    orders = {(seed, epoch): labels_in_order(split, seed, epoch) for seed, epoch in product((0, 1), (1, 2, 3))}
+    assert all(sorted(order) == [20 * i for i in range(11)] for order in orders.values())
+    assert len({tuple(order) for order in orders.values()}) == len(orders)
+    torch.manual_seed(123)
+    for (seed, epoch), order in orders.items():
+        assert labels_in_order(split, seed, epoch, batch_size=3) == order
+
+
+def test_drawing_an_epoch_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    labels_in_order(numbered(11), 0, 1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 3]), (11, [11]), (100, [11]), (5, [5, 5, 1])])
+def test_the_last_partial_batch_is_kept(batch_size: int, sizes: list[int]) -> None:
+    batches = train_batches(numbered(11), batch_size=batch_size, padding=0, flip=False, seed=0, epoch=1)
+    assert [len(labels) for _, labels in batches] == sizes
+    assert [len(labels) for _, labels in plain_batches(numbered(11), batch_size)] == sizes
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (1, False), (3, True)])
+def test_an_image_keeps_its_label(padding: int, flip: bool) -> None:
+    for images, labels in train_batches(numbered(11), batch_size=4, padding=padding, flip=flip, seed=0, epoch=1):
+        assert torch.equal(images.amax(dim=(1, 2, 3)).long() * 10, labels)
+
+
+def test_plain_batches_are_the_parts_images_in_order() -> None:
+    split = numbered(5)
+    images, labels = (torch.cat(parts) for parts in zip(*plain_batches(split, 2), strict=True))
+    assert torch.equal(images, split.images[::2])
+    assert labels.tolist() == [0, 20, 40, 60, 80]
+
+
+def test_crops_and_mirrors_occur_equally_often() -> None:
+    """Padding 1 gives nine places, mirrored or not, each with probability 1/18."""
+    image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 3, 3, 1)
+    n = 9000
+    split = Split(image.expand(n, -1, -1, -1), torch.zeros(n, dtype=torch.int64), torch.arange(n))
+    ((images, _),) = train_batches(split, batch_size=n, padding=1, flip=True, seed=0, epoch=1)
+    counts = Counter(tuple(row) for row in images.reshape(n, 9).tolist())
+    assert len(counts) == 18
+    assert all(abs(count - n / 18) < 5 * (n / 18) ** 0.5 for count in counts.values())
+
+
+def test_without_flip_and_padding_images_are_untouched() -> None:
+    rows = torch.arange(40 * 9, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(40, 3, 3, 1)
+    split = Split(rows, torch.arange(40), torch.arange(40))
+    for images, labels in train_batches(split, batch_size=16, padding=0, flip=False, seed=0, epoch=1):
+        assert torch.equal(images, rows[labels])
+    for images, labels in train_batches(split, batch_size=16, padding=0, flip=True, seed=0, epoch=1):
+        mirrored = rows[labels].flip(2)
+        assert all(
+            torch.equal(image, a) or torch.equal(image, b)
+            for image, a, b in zip(images, rows[labels], mirrored, strict=True)
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_subtracts_the_mean_and_divides_by_the_deviation(channels: int) -> None:
+    mean, std = (0.1, 0.5, 0.9)[:channels], (0.2, 0.05, 0.7)[:channels]
+    x = np.random.default_rng(0).integers(0, 256, (4, 5, 6, channels), dtype=np.uint8)
+    found: Tensor = Normalise(mean, std, CPU)(torch.from_numpy(x))
+    expected = ((x / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_seeds_of_different_purposes_and_numbers_differ() -> None:
+    names = ("epoch", "classifier", "backbone")
+    seeds = {derived_seed(name, *n) for name in names for n in [(), *product(range(20)), *product(range(12), repeat=2)]}
+    assert len(seeds) == 3 * (1 + 20 + 144)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed("epoch", 1, 23) != derived_seed("epoch", 12, 3)
+
+
+def test_derived_seeds_stay_what_they_are() -> None:
+    """They are part of every trial's numbers: a change needs another `numerics`."""
+    assert derived_seed("epoch", 0, 1) == 4653772283725217136
+    first = torch.randperm(8, generator=generator("epoch", 0, 1))
+    assert torch.equal(first, torch.randperm(8, generator=generator("epoch", 0, 1)))
+    assert not torch.equal(first, torch.randperm(8, generator=generator("epoch", 0, 2)))
+
+
+def test_the_validated_protocol_holds_the_stratified_split_out() -> None:
+    data = tiny()
+    splits = make_splits(tiny_config(validation_fraction=0.4, data_seed=3), data, CPU)
+    train, validation = stratified_split(data.train_y, 0.4, 3)
+    assert splits.validation is not None
+    assert splits.train.index.tolist() == train.tolist()
+    assert splits.validation.index.tolist() == validation.tolist()
+    assert len(splits.train) + len(splits.validation) == len(data.train_y)
+    assert splits.test.index.tolist() == list(range(len(data.test_y)))
+    np.testing.assert_array_equal(splits.test.images.numpy(), data.test_x)
+    np.testing.assert_array_equal(splits.validation.labels.numpy(), data.train_y)
+
+
+def test_the_paper_protocol_trains_on_everything() -> None:
+    splits = make_splits(tiny_config(protocol="paper"), tiny(), CPU)
+    assert splits.validation is None
+    assert splits.train.index.tolist() == list(range(len(tiny().train_y)))

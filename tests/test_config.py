@@ -1,0 +1,387 @@
+"""The config: strict, frozen, and an identity that the trial's numbers share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sphere_oracle import DEEP, FLAT
+from tiny_data import tiny
+
+from dh2l.config import TrainConfig
+from dh2l.errors import UserError
+from dh2l.names import METRICS
+
+Values = dict[str, Any]
+E: Values = {"lambda_e": 0.1, "metric": "cosine"}
+H0: Values = {"classifier": "hierarchical"}
+H: Values = {**H0, "lambda_l": 0.1, "metric": "cosine"}
+
+
+def identity(values: Values) -> str:
+    return TrainConfig.parse(values).identity
+
+
+# Records are filed under these. They may change only together with `numerics` (dh2l.config.NUMERICS):
+# otherwise every finished trial would be trained again.
+GOLDEN: dict[str, Values] = {
+    "digits-resnet20-baseline+l2-s0-e7c7278e1581": {},
+    "digits-resnet20-baseline-s3-ecf8ada8b37b": {"weight_decay": 0.0, "seed": 3},
+    "cifar100-resnet110-baseline+l2-s0-08a5240d7ff7": {
+        "dataset": "cifar100",
+        "model": "resnet110",
+        "data_hash": "ab" * 32,
+        "tree_hash": "cd" * 32,
+    },
+    "digits-resnet20-E-cos_hm-e0.1-s0-e7d438264361": {**E, "metric": "cos_hm"},
+    "digits-resnet20-E-am_arccos~cosine-e1-s0-6a6f72a156a8": {
+        **E,
+        "conv_metric": "am_arccos",
+        "lambda_e": 1,
+        "e_reduction": "sum",
+    },
+    "digits-resnet20-E-cosine-e0.1-s0-a8978e08c9ed": {**E, "e_scope": "conv"},
+    "digits-resnet20-H0-s0-d82af92ee9c5": H0,
+    "digits-resnet20-H-cosine-l0.1~0.5-s0-e250d7c9e1b1": {
+        **H,
+        "lambda_l": [0.1, 0.5],
+        "centres": "parent",
+        "lambda_c3": 1e-3,
+    },
+    "digits-resnet20-E+H-cosine-e0.1-l0.1-s0-eecf68018d50": {
+        **E,
+        **H,
+        "protocol": "paper",
+        "epochs": 10,
+        "lr_milestones": [0.3],
+    },
+    "digits-resnet20-E+H0-cosine-e0.1-s0-19317a5d3a54": {**E, **H0, "radius": "unit", "centres": "mean"},
+    "digits-resnet20-H-s0-f3f44cea0f72": {**H0, "lambda_c1": 0.25, "flip": False, "crop_padding": 0},
+}
+
+
+@pytest.mark.parametrize("expected", GOLDEN)
+def test_identities_are_golden(expected: str) -> None:
+    assert identity(GOLDEN[expected]) == expected
+
+
+def test_golden_configs_survive_a_file() -> None:
+    for expected, values in GOLDEN.items():
+        config = TrainConfig.parse(values)
+        again = TrainConfig.parse(json.loads(config.model_dump_json()))
+        assert again == config
+        assert again.identity == expected
+
+
+def test_a_field_added_later_with_a_default_renames_no_trial() -> None:
+    class Later(TrainConfig):
+        added_later: float = 0.5
+
+    for expected, values in GOLDEN.items():
+        assert Later.parse(values).identity == expected
+        assert Later.parse({**values, "added_later": 0.6}).identity != expected
+
+
+# One entry per field: a base in which the field is active, and another value of the field.
+ACTIVE: dict[str, tuple[Values, object]] = {
+    "dataset": ({}, "cifar10"),
+    "data_hash": ({}, "ab" * 32),
+    "tree_hash": ({}, "ab" * 32),
+    "protocol": ({}, "paper"),
+    "validation_fraction": ({}, 0.2),
+    "data_seed": ({}, 1),
+    "crop_padding": ({}, 0),
+    "flip": ({}, False),
+    "model": ({}, "resnet32"),
+    "shortcut": ({}, "B"),
+    "epochs": ({}, 299),
+    "batch_size": ({}, 128),
+    "lr": ({}, 0.2),
+    "lr_milestones": ({}, [0.5]),
+    "lr_gamma": ({}, 0.2),
+    "warmup_epochs": ({}, 1),
+    "momentum": ({}, 0.8),
+    "weight_decay": ({}, 0.0),
+    "decay_batch_norm": ({}, True),
+    "precision": ({}, "bf16"),
+    "deterministic": ({}, True),
+    "seed": ({}, 1),
+    "lambda_e": (E, 0.2),
+    "metric": (E, "angular2"),
+    "conv_metric": (E, "angular2"),
+    "e_scope": (E, "classifier"),
+    "e_reduction": (E, "sum"),
+    "ternary_threshold": ({**E, "conv_metric": "hamming_ternary"}, 0.5),
+    "classifier": ({}, "hierarchical"),
+    "centres": (H0, "mean"),
+    "centre_scale": ({**H0, "centres": "parent"}, 0.25),
+    "radius": (H0, "unit"),
+    "radius_ratio": ({**H0, "radius": "unit"}, 0.3),
+    "outer_radius_factor": (H0, 2.0),
+    "lambda_l": (H, 0.5),
+    "batch_structure": (H, "all"),
+    "lambda_c1": (H0, 0.1),
+    "lambda_c2": (H0, 0.1),
+    "lambda_c3": (H0, 0.1),
+}
+
+
+def test_every_field_is_known_to_matter() -> None:
+    """A new field belongs into `ACTIVE`, and, where other fields can switch it off, into `INACTIVE`."""
+    assert set(ACTIVE) == set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize("field", ACTIVE)
+def test_an_active_field_changes_the_identity(field: str) -> None:
+    base, value = ACTIVE[field]
+    assert identity({**base, field: value}) != identity(base)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (H, {"metric": "angular2"}),
+        ({**E, **H}, {"conv_metric": "angular2"}),
+        ({**E, "e_scope": "classifier"}, {"metric": "angular2"}),
+        ({**E, **H}, {"e_scope": "all"}),
+        ({**H, "metric": "hamming_ternary"}, {"ternary_threshold": 0.5}),
+        ({**H0, "lambda_c2": 0.1}, {"batch_structure": "all"}),
+        ({**H0, "centres": "mean"}, {"outer_radius_factor": 2.0}),
+        ({**H, "centres": "parent", "lambda_l": [0.1, 0.0]}, {"lambda_l": 0}),
+    ],
+)
+def test_a_field_is_active_wherever_something_uses_it(base: Values, change: Values) -> None:
+    assert identity({**base, **change}) != identity(base)
+
+
+INACTIVE: list[tuple[Values, Values]] = [
+    ({"protocol": "paper"}, {"validation_fraction": 0.3}),
+    ({"protocol": "paper"}, {"data_seed": 7}),
+    ({"lr_milestones": []}, {"lr_gamma": 0.5}),
+    ({"weight_decay": 0.0}, {"decay_batch_norm": True}),
+    ({}, {"metric": "cosine"}),
+    ({}, {"metric": "hamming_ternary", "ternary_threshold": 0.5}),
+    ({}, {"conv_metric": "cosine"}),
+    ({}, {"e_scope": "conv"}),
+    ({}, {"e_reduction": "sum"}),
+    ({}, {"ternary_threshold": 0.5}),
+    ({}, {"lambda_e": 0}),
+    ({}, {"lambda_l": 0}),
+    ({}, {"lambda_l": [0.0, 0.0]}),
+    ({}, {"centres": "mean"}),
+    ({}, {"centres": "parent", "centre_scale": 0.2}),
+    ({}, {"centre_scale": 0.2}),
+    ({}, {"radius": "unit"}),
+    ({}, {"radius": "unit", "radius_ratio": 0.2}),
+    ({}, {"outer_radius_factor": 2.0}),
+    ({}, {"batch_structure": "all"}),
+    (E, {"e_scope": "all"}),
+    (E, {"conv_metric": "cosine"}),
+    (E, {"ternary_threshold": 0.5}),
+    (E, {"batch_structure": "all"}),
+    ({**E, "e_scope": "classifier"}, {"conv_metric": "angular2"}),
+    ({**E, "e_scope": "classifier"}, {"conv_metric": "hamming_ternary", "ternary_threshold": 0.5}),
+    ({**E, "e_scope": "conv", "conv_metric": "angular2"}, {"metric": "am"}),
+    (H0, {"metric": "cosine"}),
+    (H0, {"batch_structure": "all"}),
+    (H0, {"e_scope": "all"}),
+    (H0, {"centre_scale": 0.2}),
+    (H0, {"radius_ratio": 0.2}),
+    (H0, {"lambda_l": [0.0, 0.0]}),
+    (H0, {"lambda_l": [0.1, 0.0], "metric": "cosine"}),  # level 1 has nothing to regularise
+    ({**H0, "centres": "parent"}, {"outer_radius_factor": 2.0}),
+    ({**H0, "radius": "unit"}, {"outer_radius_factor": 2.0}),
+    ({**H0, "lambda_c2": 0.1}, {"metric": "cosine"}),
+    (H, {"conv_metric": "angular2"}),
+    (H, {"e_reduction": "sum"}),
+    (H, {"lambda_l": [0.1, 0.1]}),
+    (H, {"lambda_l": [0.5, 0.1]}),
+    ({**E, **H}, {"e_scope": "conv"}),
+    ({**E, **H}, {"conv_metric": "cosine"}),
+]
+
+
+@pytest.mark.parametrize(("base", "change"), INACTIVE)
+def test_an_inactive_field_leaves_the_identity_alone(base: Values, change: Values) -> None:
+    config = TrainConfig.parse({**base, **change})
+    assert config.identity == identity(base)
+    assert config.canonical() == TrainConfig.parse(base).canonical()
+    assert config.arm == TrainConfig.parse(base).arm
+
+
+def test_values_that_are_equal_numbers_share_an_identity() -> None:
+    assert identity({**E, "lambda_e": 1e-1, "lr": 2}) == identity({**E, "lambda_e": 0.1, "lr": 2.0})
+    assert identity({"lr_milestones": [0.5, 0.75]}) == identity({"lr_milestones": (0.5, 0.75)}) == identity({})
+
+
+@given(st.permutations(list({**E, **H, "epochs": 7, "seed": 2}.items())))
+def test_the_order_in_which_values_are_written_does_not_matter(items: list[tuple[str, Any]]) -> None:
+    assert identity(dict(items)) == identity({**E, **H, "epochs": 7, "seed": 2})
+
+
+def test_lambda_l_counts_per_level_where_each_level_is_regularised() -> None:
+    parent = {**H, "centres": "parent"}
+    assert identity({**parent, "lambda_l": [0.5, 0.1]}) != identity({**parent, "lambda_l": [0.1, 0.1]})
+    assert identity({**parent, "lambda_l": [0.1, 0.1]}) == identity(parent)
+    assert identity({**H, "lambda_l": [0.1, 0.5]}) == identity({**H, "lambda_l": 0.5})
+    deep = {identity({**H, "lambda_l": [0.1, *rest]}) for rest in ([0.1, 0.5], [0.5, 0.1], [0.5, 0.5])}
+    assert len(deep) == 3
+
+
+def test_augmentation_spelled_out_as_the_data_sets_own_is_the_same_trial_once_bound() -> None:
+    manifest = tiny().manifest
+    plain = TrainConfig(dataset="tiny").bound(manifest)
+    spelled = TrainConfig(dataset="tiny", flip=manifest.flip, crop_padding=manifest.crop_padding).bound(manifest)
+    assert spelled.identity == plain.identity
+    for change in ({"flip": not manifest.flip}, {"crop_padding": manifest.crop_padding + 1}, {"crop_padding": 0}):
+        assert TrainConfig.parse({"dataset": "tiny", **change}).bound(manifest).identity != plain.identity
+
+
+def test_a_bound_config_carries_the_hashes_of_its_data() -> None:
+    manifest = tiny().manifest
+    bound = TrainConfig(dataset="tiny").bound(manifest)
+    assert (bound.data_hash, bound.tree_hash) == (manifest.data_hash, manifest.tree_hash)
+    assert bound.bound(manifest) == bound
+    assert bound.identity != TrainConfig(dataset="tiny").identity
+    assert TrainConfig(dataset="tiny").bound(tiny(FLAT).manifest).identity != bound.identity
+
+
+def test_nothing_in_a_config_is_about_the_machine() -> None:
+    """Where a trial runs must not be part of what it is."""
+    for name, field in TrainConfig.model_fields.items():
+        assert not {"path", "folder", "thread", "threads", "device", "gpu", "workers"} & set(name.split("_"))
+        assert Path not in (field.annotation, *getattr(field.annotation, "__args__", ()))
+
+
+def test_a_canonical_form_is_plain_sorted_json() -> None:
+    config = TrainConfig.parse({**E, **H, "lambda_l": [0.1, 0.5], "centres": "parent", "lr_milestones": [0.5]})
+    assert json.loads(json.dumps(config.canonical())) == config.canonical() == {
+        "centres": "parent",
+        "classifier": "hierarchical",
+        "lambda_e": 0.1,
+        "lambda_l": [0.1, 0.5],
+        "lr_milestones": [0.5],
+        "metric": "cosine",
+        "numerics": 1,
+    }  # fmt: skip
+    assert list(config.canonical()) == sorted(config.canonical())
+
+
+@pytest.mark.parametrize(
+    ("values", "arm"),
+    [
+        ({}, "baseline+l2"),
+        ({"weight_decay": 0.0}, "baseline"),
+        (E, "E"),
+        ({**E, "weight_decay": 0.0}, "E"),
+        (H, "H"),
+        (H0, "H0"),
+        ({**H0, "lambda_c2": 0.1}, "H"),
+        ({**E, **H}, "E+H"),
+        ({**E, **H0}, "E+H0"),
+        ({"lambda_e": 0.0, "metric": "cosine"}, "baseline+l2"),
+    ],
+)
+def test_arms_go_by_what_is_switched_on(values: Values, arm: str) -> None:
+    assert TrainConfig.parse(values).arm == arm
+    assert f"-{arm}-" in identity(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "scope", "conv", "on_convolutions", "on_classifier"),
+    [
+        (E, "all", "cosine", True, True),
+        ({**E, **H}, "conv", "cosine", True, False),
+        ({**E, **H, "e_scope": "all", "conv_metric": "am"}, "all", "am", True, True),
+        ({**E, "e_scope": "classifier"}, "classifier", "cosine", False, True),
+        ({"metric": "cosine"}, "all", "cosine", False, False),
+    ],
+)
+def test_defaults_of_e_resolve_by_arm(
+    values: Values, scope: str, conv: str, on_convolutions: bool, on_classifier: bool
+) -> None:
+    config = TrainConfig.parse(values)
+    assert (config.energy_scope, config.conv_penalty) == (scope, conv)
+    assert (config.energy_on_convolutions, config.energy_on_classifier) == (on_convolutions, on_classifier)
+
+
+def test_lambda_l_has_a_weight_for_each_level() -> None:
+    assert TrainConfig.parse(H).level_weights(3) == (0.1, 0.1, 0.1)
+    assert TrainConfig.parse({**H, "lambda_l": [0.1, 0.5]}).level_weights(2) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "tree"), [([0.1, 0.1], FLAT), ([0.1, 0.5], DEEP), ([0.1], DEEP), ([], FLAT), ([0.0, 0.0], DEEP)]
+)
+def test_lambda_l_of_a_wrong_length_is_refused_when_the_tree_is_known(weights: list[float], tree: Any) -> None:
+    config = TrainConfig.parse({"dataset": "tiny", **H, "lambda_l": weights})
+    sentence = rf"lambda_l is a list of {len(weights)} values, but the class tree of tiny has {tree.depth} levels"
+    with pytest.raises(UserError, match=sentence):
+        config.bound(tiny(tree).manifest)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"lamda_e": 0.1}, r"unknown key 'lamda_e'; did you mean 'lambda_e'"),
+        ({"epochs": "3"}, r"epochs is '3': input should be a valid integer"),
+        ({"epochs": 3.0}, r"epochs is 3\.0: input should be a valid integer"),
+        ({"epochs": True}, r"epochs is True: input should be a valid integer"),
+        ({"epochs": 0}, r"epochs is 0: .* greater than or equal to 1"),
+        ({"lr": "0.1"}, r"lr is '0\.1': input should be a valid number"),
+        ({"lr": float("inf")}, r"lr is inf: input should be a finite number"),
+        ({"lambda_e": -1}, r"lambda_e is -1: .* greater than or equal to 0"),
+        ({"lambda_e": float("nan")}, r"lambda_e is nan: input should be a finite number"),
+        ({"lambda_l": "0.1"}, r"^lambda_l is '0\.1', but must be a number ≥ 0 or a list of them$"),
+        ({"lambda_l": -1}, r"^lambda_l is -1, but must be a number ≥ 0 or a list of them$"),
+        ({"lambda_l": [0.1, -1]}, r"^lambda_l is \[0\.1, -1\], but must be a number ≥ 0 or a list of them$"),
+        ({"lambda_l": float("nan")}, r"^lambda_l is nan, but must be a number ≥ 0 or a list of them$"),
+        ({"flip": 1}, r"flip is 1: input should be a valid boolean"),
+        ({"protocol": "papr"}, r"protocol is 'papr', but must be 'validated' or 'paper'; did you mean 'paper'\?"),
+        ({"centre_scale": 1.0}, r"centre_scale is 1\.0: .* less than 1"),
+        ({"metric": "cos_hmm"}, r"unknown metric 'cos_hmm'; did you mean 'cos_hm'"),
+        ({"conv_metric": "cosin"}, r"unknown metric 'cosin'; did you mean 'cosine'"),
+        ({"model": "resnet21"}, r"unknown model 'resnet21'; did you mean .*'resnet20'"),
+        ({"lr_milestones": [0.75, 0.5]}, r"lr_milestones are \[0\.75, 0\.5\], but must be rising"),
+        ({"lr_milestones": [1.0]}, r"lr_milestones are \[1\.0\], .* below 1"),
+        ({"lambda_e": 0.1}, r"E and H need a metric, but none is given"),
+        ({"lambda_e": 0.1, "e_scope": "conv"}, r"E on the convolutions needs a metric or a conv_metric"),
+        ({"lambda_e": 0.1, "conv_metric": "cosine"}, r"E and H need a metric"),
+        ({**H0, "lambda_l": 0.1}, r"E and H need a metric"),
+        ({"lambda_l": 0.1, "metric": "cosine"}, r"lambda_l is 0\.1, but the classifier is plain: set classifier"),
+        ({"lambda_l": [0.0, 0.1], "metric": "cosine"}, r"lambda_l is \(0\.0, 0\.1\), but the classifier is plain"),
+        ({"lambda_c1": 0.1}, r"lambda_c1 is 0\.1, but the classifier is plain"),
+        ({"lambda_c2": 0.1}, r"lambda_c2 is 0\.1, but the classifier is plain"),
+        ({"lambda_c3": 0.1}, r"lambda_c3 is 0\.1, but the classifier is plain"),
+        ({**H0, "radius": "unit", "lambda_c1": 0.1}, r"lambda_c1 has no effect with radius: unit"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(values: Values, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        TrainConfig.parse(values)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError, match=r"epochs is 0.*; batch_size is 1.*; unknown key 'sed'; did you mean 'seed'"):
+        TrainConfig.parse({"epochs": 0, "batch_size": 1, "sed": 1})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_may_be_named(metric: str) -> None:
+    assert TrainConfig.parse({**H, "metric": metric}).metric == metric
+    assert f"-{metric}-" in identity({**H, "metric": metric})
+
+
+def test_a_config_is_frozen() -> None:
+    config = TrainConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.lr = 0.2  # type: ignore[misc]
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert [
+        name for name, field in TrainConfig.model_fields.items() if not (field.description or "").endswith(".")
+    ] == []

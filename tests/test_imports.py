@@ -1,0 +1,84 @@
+"""Data flows one way, and what makes tables needs neither torch nor Ray nor MLflow."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Full names of all modules that a file imports, at its top or inside a function, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively, which this test cannot follow"
+            yield node.module or "", node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            name = node.args[0]
+            yield name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?", node.lineno
+
+
+def importers(package: str, *modules: str) -> dict[str, list[str]]:
+    """Which files of a package import one of the modules, and where."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for name, line in imported(path):
+            if name.split(".")[0] in modules:
+                found.setdefault(path.relative_to(ROOT).as_posix(), []).append(f"line {line}: {name}")
+    return found
+
+
+def test_the_files_are_found() -> None:
+    """The other tests would pass over an empty folder."""
+    assert set(importers("dh2l", "torch")) >= {"dh2l/trainer.py", "dh2l/metrics.py"}
+    assert set(importers("study", "dh2l")) >= {"study/plan.py", "study/trial.py"}
+
+
+@pytest.mark.parametrize("module", ["study", "search_spaces", "ray", "mlflow", "pandas", "optuna", "typer", "rich"])
+def test_the_library_does_not_import_the_harness_or_its_tools(module: str) -> None:
+    assert importers("dh2l", module) == {}
+
+
+def test_no_module_is_imported_by_a_name_made_at_run_time() -> None:
+    assert importers("dh2l", "?") == importers("study", "?") == {}
+
+
+@pytest.mark.parametrize(("module", "file"), [("ray", "study/cluster.py"), ("mlflow", "study/tracking.py")])
+def test_one_file_talks_to_ray_and_one_to_mlflow(module: str, file: str) -> None:
+    assert list(importers("study", module)) == [file]
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages in a fresh interpreter after it has imported one module."""
+    code = f"import json, sys, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["study.tables", "study.selection", "study.plan", "study.records", "study.space", "study.cli"],
+)
+def test_what_makes_tables_loads_neither_torch_nor_ray_nor_mlflow(module: str) -> None:
+    loaded = loaded_by(module)
+    assert "dh2l" in loaded or "study" in loaded
+    assert not loaded & {"torch", "torchvision", "ray", "mlflow", "optuna", "sklearn"}
+
+
+@pytest.mark.parametrize("module", ["dh2l", "dh2l.config", "dh2l.data"])
+def test_configs_and_manifests_load_no_torch(module: str) -> None:
+    assert not loaded_by(module) & {"torch", "torchvision", "sklearn", "PIL", "pandas", "study"}
+
+
+def test_training_loads_nothing_of_the_harness() -> None:
+    loaded = loaded_by("dh2l.trainer")
+    assert "torch" in loaded
+    assert not loaded & {"study", "ray", "mlflow", "pandas"}
