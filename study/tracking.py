@@ -64,6 +64,8 @@ class StudyView:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         places.mlflow.mkdir(parents=True, exist_ok=True)
+        if places.local_store:  # else MLflow leaves an empty ./mlruns wherever the command was typed
+            os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", (places.mlflow / "artifacts").as_uri())
         self.places, self.study = places, study
         self._lock = FileLock(places.mlflow / "writer.lock")
         self._runs: dict[tuple[str, str], Run] = {}

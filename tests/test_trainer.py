@@ -93,10 +93,10 @@ RESUMED: dict[str, Values] = {
 }
 
 
-def one_epoch(config: TrainConfig, folder: Path, **options: float) -> EpochResult:
+def one_epoch(config: TrainConfig, folder: Path, checkpoint_seconds: float = 0.0) -> EpochResult:
     """Start or go on, and stop after one epoch."""
     generator = train(
-        config, tiny(), device="cpu", threads=1, checkpoints=folder, **{"checkpoint_seconds": 0.0, **options}
+        config, tiny(), device="cpu", threads=1, checkpoints=folder, checkpoint_seconds=checkpoint_seconds
     )
     result = next(generator)
     generator.close()

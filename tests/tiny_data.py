@@ -78,12 +78,10 @@ H0: dict[str, Any] = {"classifier": "hierarchical"}
 
 
 def run(
-    config: TrainConfig, data: PreparedData | None = None, checkpoints: Path | None = None, **options: float
+    config: TrainConfig, data: PreparedData | None = None, checkpoints: Path | None = None
 ) -> tuple[list[EpochResult], TrainResult]:
     """Every epoch's result and the final one, on one CPU thread."""
-    generator = train(
-        config, data or tiny(), device="cpu", threads=1, checkpoints=checkpoints, checkpoint_seconds=0, **options
-    )
+    generator = train(config, data or tiny(), device="cpu", threads=1, checkpoints=checkpoints, checkpoint_seconds=0)
     results = []
     while True:
         try:
