@@ -123,9 +123,8 @@ def main() -> None:
                 elapsed = timed(work, options.device)
                 if number:  # the first round warms up
                     seconds[name].append(elapsed)
-    print(
-        f"resnet-20, batch {options.batch_size}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    threads = torch.get_num_threads()
+    print(f"resnet-20, batch {options.batch_size}, {options.device}, {threads} threads, torch {torch.__version__}")
     print("| way | images/s, median | trial against it, median of rounds |\n|---|---|---|")
     for name, times in seconds.items():
         ratios = [theirs / ours for theirs, ours in zip(times, seconds["trial"], strict=True)]

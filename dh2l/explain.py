@@ -24,9 +24,9 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
     for detail in error.errors():
         location = detail["loc"]
         came = detail["input"]
-        if location and location[-1] == "[key]":
-            location = location[:-2]
-        where = ".".join(str(part) for part in location) or "what was given"
+        of_key = location[-1:] == ("[key]",)
+        location = location[:-1] if of_key else location
+        where = ".".join(str(part) for part in (location[:-1] if of_key else location)) or "what was given"
         match detail["type"]:
             case "extra_forbidden":
                 sentence = unknown_name("key", location[-1], _fields_at(model, location[:-1]))
@@ -41,7 +41,7 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
                 sentence = f"{where} is {came!r}, but must be {expected}{hint}"
             case "value_error":
                 sentence = str(detail["ctx"]["error"])
-            case "string_type" if detail["loc"][-1:] == ("[key]",):
+            case "string_type" if of_key:
                 sentence = f"the key {came!r} under {where} is not a word"
             case _:
                 sentence = f"{where} is {came!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

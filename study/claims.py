@@ -65,7 +65,9 @@ class Claims:
             return None
         if claim.host == socket.gethostname():
             try:
-                return claim if abs(psutil.Process(claim.pid).create_time() - claim.born) < CLOCK_STEP_S else None
+                owner = psutil.Process(claim.pid)
+                same = abs(owner.create_time() - claim.born) < CLOCK_STEP_S
+                return claim if same and owner.status() != psutil.STATUS_ZOMBIE else None
             except psutil.NoSuchProcess:
                 return None
         try:

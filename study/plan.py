@@ -126,7 +126,8 @@ def _check_searches(file: StudyFile) -> None:
     for key in study.search:
         if key in study.config:
             raise UserError(
-                f"{file.place(('search', key))}: {key} is searched here and fixed under config; keep one of the two"
+                f"{file.place(('config', key) if key in file.overrides else ('search', key))}: {key} is searched "
+                "and also fixed; keep one of the two"
             )
 
 

@@ -104,7 +104,7 @@ def needed_stopped(standing: Standing) -> list[str]:
         by_state = [Counter(standing.states[i] for i in candidate.trials) for candidate in cell.candidates]
         if any(counts[State.DONE] == len(c.trials) for counts, c in zip(by_state, cell.candidates, strict=True)):
             continue
-        furthest = max(counts[State.DONE] for counts in by_state)
+        furthest = max((counts[State.DONE] for counts in by_state if not counts[State.DIVERGED]), default=0)
         for counts, candidate in zip(by_state, cell.candidates, strict=True):
             if counts[State.DONE] == furthest and not counts[State.DIVERGED]:
                 needed |= {i: None for i in candidate.trials if standing.states[i] is State.STOPPED}

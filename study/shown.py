@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,8 +30,11 @@ def digest(text: str) -> str:
 
 
 def points(metrics: dict[str, Any], step: int) -> list[Point]:
-    """The metrics of one epoch; `time` is when it ended, and what does not exist is left out."""
-    timestamp = int(1000 * metrics.get("time", 0))
+    """The metrics of one epoch; `time` is when it ended (default: now), and what does not exist is left out.
+
+    Of two values at one step MLflow shows the younger, so what can change needs a time of its own.
+    """
+    timestamp = int(1000 * metrics.get("time", time.time()))
     return [
         Point(name, float(value), timestamp, step)
         for name, value in metrics.items()

@@ -267,8 +267,8 @@ class StudyFile:
 
     def place(self, location: tuple[int | str, ...]) -> str:
         """Where a value came from: a place in the file, or the command line."""
-        last_key = next((part for part in reversed(location) if part in self.overrides), None)
-        return f"--set {last_key}" if last_key is not None else self.document.place(location)
+        key = location[1] if location[:1] == ("config",) and len(location) > 1 else location[0] if location else None
+        return f"--set {key}" if key in self.overrides else self.document.place(location)
 
 
 def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:

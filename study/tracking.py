@@ -69,6 +69,7 @@ class StudyView:
         self.places, self.study = places, study
         self._lock = FileLock(places.mlflow / "writer.lock")
         self._runs: dict[tuple[str, str], Run] = {}
+        self._shown_steps: dict[str, set[int]] = {}
         with self._lock:
             self._client = MlflowClient(tracking_uri=places.tracking_uri)
             self._experiment = self._experiment_id()
@@ -154,7 +155,19 @@ class StudyView:
         """Show one epoch of a running trial, if it is one of the thinned curve's points."""
         if result.epoch in shown.curve_epochs(config.epochs):
             with self._lock:
-                self._log(self._trial_run(config), shown.points(result.metrics, result.epoch))
+                run = self._trial_run(config)
+                steps = self._steps(run)
+                if result.epoch not in steps:  # a trial that was killed trains some epochs again
+                    self._log(run, shown.points(result.metrics, result.epoch))
+                    steps.add(result.epoch)
+
+    def _steps(self, run: Run) -> set[int]:
+        """The epochs that a trial's run shows already."""
+        run_id = run.info.run_id
+        if run_id not in self._shown_steps:
+            history = self._client.get_metric_history(run_id, "train_loss")
+            self._shown_steps[run_id] = {metric.step for metric in history}
+        return self._shown_steps[run_id]
 
     def trial(self, record: Record) -> None:
         """Show a trial's record: curves, scalars, state. Does nothing where that is shown already."""
@@ -163,8 +176,9 @@ class StudyView:
             run = self._trial_run(TrainConfig.model_validate(record.config))
             if run.data.tags.get("dh2l.record") == tags["dh2l.record"]:
                 return
-            present = {m.step for m in self._client.get_metric_history(run.info.run_id, "train_loss")}
-            curves = [point for point in shown.curves(record, self._arrays(record)) if point.step not in present]
+            steps = self._steps(run)
+            curves = [point for point in shown.curves(record, self._arrays(record)) if point.step not in steps]
+            steps |= {point.step for point in curves}
             self._log(run, [*curves, *shown.scalars(record)], tags)
             self._client.set_terminated(run.info.run_id, STATUS[record.state])
             self._runs["trial", record.identity] = self._client.get_run(run.info.run_id)

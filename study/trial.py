@@ -40,12 +40,12 @@ def run_trial(
     """
     store, claims = RecordStore(places.trials), Claims(places.claims)
     while True:
-        known = store.get(config.identity, places.set_aside)
-        if known is not None and known.settled:
-            shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)
-            return known
         try:
             with claims.hold(config.identity, config.epochs) as claim:
+                known = store.get(config.identity, places.set_aside)
+                if known is not None and known.settled:
+                    shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)
+                    return known
                 return (yield from _train_to_record(config, places, store, claim, device, threads))
         except ClaimedElsewhere:
             time.sleep(1.0)

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from dh2l.errors import UserError
 from study.cli import data, inspect, train, view
-from study.cli.common import INTERRUPTED, MISTAKE, err
+from study.cli.common import MISTAKE, err
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,9 +35,6 @@ def main() -> None:
     except UserError as error:
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}")
         sys.exit(MISTAKE)
-    except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 COMPLETE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
 SetOption = Annotated[
@@ -80,7 +80,7 @@ def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
 
 
 def plan_line(plan: "Plan") -> str:
-    """How a study expands, e.g. ``quickstart: 14 combinations → 14 trials in 7 cells.``"""
+    """How a study expands, e.g. ``quickstart: 18 combinations → 18 trials in 7 cells.``"""
     return f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells."
 
 

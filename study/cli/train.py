@@ -10,6 +10,7 @@ from rich.markup import escape
 from dh2l.errors import UserError
 from study.cli.common import (
     DATA,
+    INTERRUPTED,
     RESULTS,
     SOME_FAILED,
     DataOption,
@@ -17,6 +18,7 @@ from study.cli.common import (
     SetOption,
     StudyArgument,
     counts,
+    err,
     load_standing,
     out,
     plan_line,
@@ -101,7 +103,7 @@ def run(
         live.close(now)
     _closing(now, places, files, live.problem if live else None, tracked=live is not None)
     if interrupted:
-        raise KeyboardInterrupt
+        raise _interrupted()
     if share:
         complete = not set(missing) & set(now.missing)
     else:
@@ -133,7 +135,10 @@ def trial(
     record = now.found.records.get(config.identity)
     if record is None or not record.settled:
         training = run_trial(config, places, device=device, threads=threads)
-        record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
+        try:
+            record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
+        except KeyboardInterrupt:
+            raise _interrupted() from None
     if record.last is None:
         reason = record.failure.message if record.failure else "no reason is recorded"
         outcome = f"{styled(record.state)}: {escape(reason)}"
@@ -142,6 +147,11 @@ def trial(
     out.print(f"{outcome}\nrecord: {now.found.paths.get(config.identity, places.trials / f'{config.identity}.json')}")
     if record.last is None:
         raise typer.Exit(SOME_FAILED)
+
+
+def _interrupted() -> typer.Exit:
+    err.print("interrupted; run the same command again to go on")
+    return typer.Exit(INTERRUPTED)
 
 
 def _shard(text: str | None) -> "Shard | None":

@@ -49,6 +49,7 @@ def mlflow_sync(
     """Make a study's MLflow view from its records. Twice is the same as once."""
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
+    places.require_writable()
     places.claim_name(now.plan.name, now.plan.file.document.path)
     from study.tracking import sync_study
 

@@ -1,0 +1,50 @@
+"""Fixtures of the harness's tests: places of their own, data prepared once, no variables that redirect them."""
+
+from pathlib import Path
+
+import pytest
+from study_fixtures import CommandLine, places_in
+
+from dh2l.data import prepare
+from study.places import Places
+
+REDIRECTING = (
+    "DH2L_RESULTS",
+    "DH2L_DATA",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_TAGS",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of whoever runs the tests redirects results, data or MLflow."""
+    for name in REDIRECTING:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the prepared digits, to read only."""
+    root = tmp_path_factory.mktemp("data")
+    prepare("digits", root)
+    return root
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Places:
+    """Places with nothing in them, not even data."""
+    return places_in(tmp_path)
+
+
+@pytest.fixture
+def places(tmp_path: Path, digits: Path) -> Places:
+    """Places without results, with the prepared digits."""
+    return Places.of(tmp_path / "results", digits)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], places: Places) -> CommandLine:
+    """The command line over `places`."""
+    return CommandLine(monkeypatch, capsys, places)

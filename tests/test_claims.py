@@ -1,0 +1,211 @@
+"""A claim is one live process's; a dead owner's can be taken over."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from study_fixtures import clean_environment
+
+from study.claims import SILENT_S, ClaimedElsewhere, Claims
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from study.claims import Claims
+with Claims(Path(sys.argv[1])).hold("trial", 7):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+CONTENDER = """
+import sys, time
+from pathlib import Path
+from study import claims
+def slowed(function):  # widens every gap between looking and claiming, in which another may do the same
+    def call(*words):
+        result = function(*words)
+        time.sleep(0.3)
+        return result
+    return call
+claims.Claims.alive = slowed(claims.Claims.alive)
+claims.Claim.model_dump_json = slowed(claims.Claim.model_dump_json)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with claims.Claims(Path(sys.argv[1])).hold("trial", 7):
+        time.sleep(1.2)
+        print("held", flush=True)
+        sys.stdin.readline()
+except claims.ClaimedElsewhere:
+    print("refused", flush=True)
+"""
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Claims:
+    return Claims(tmp_path / "running")
+
+
+def _start(script: str, claims: Claims) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(claims.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+
+
+@contextmanager
+def another_process(claims: Claims) -> "Iterator[subprocess.Popen[str]]":
+    """A live process that holds the claim."""
+    with _start(HOLDER, claims) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_claim_says_who_trains_and_how_far_and_is_gone_afterwards(claims: Claims) -> None:
+    assert claims.read("trial") is None
+    with claims.hold("trial", 7) as holder:
+        claim = claims.alive("trial")
+        assert claim is not None
+        assert (claim.host, claim.pid, claim.born) == (
+            socket.gethostname(),
+            os.getpid(),
+            psutil.Process().create_time(),
+        )
+        assert (claim.epoch, claim.epochs, claim.validation_accuracy) == (0, 7, None)
+        holder.renew(3, 0.75)
+        renewed = claims.alive("trial")
+        assert renewed is not None
+        assert (renewed.pid, renewed.epoch, renewed.epochs, renewed.validation_accuracy) == (os.getpid(), 3, 7, 0.75)
+    assert list(claims.folder.glob("*.json")) == []
+
+
+def test_a_claim_is_gone_when_training_raises(claims: Claims) -> None:
+    with pytest.raises(ZeroDivisionError), claims.hold("trial", 7):
+        raise ZeroDivisionError
+    assert claims.read("trial") is None
+
+
+def test_a_trial_that_a_live_process_holds_cannot_be_claimed(claims: Claims) -> None:
+    with another_process(claims) as owner:
+        with pytest.raises(ClaimedElsewhere, match=f"is being trained by process {owner.pid} on "):
+            claims.hold("trial", 7).__enter__()
+        still = claims.alive("trial")
+        assert still is not None
+        assert still.pid == owner.pid
+        with claims.hold("another trial", 7):
+            pass
+
+
+def test_the_claim_of_a_killed_process_is_dead_and_can_be_taken_over(claims: Claims) -> None:
+    with another_process(claims) as owner:
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        left = claims.read("trial")
+        assert left is not None
+        assert left.pid == owner.pid
+        assert claims.alive("trial") is None
+        with claims.hold("trial", 7):
+            mine = claims.alive("trial")
+            assert mine is not None
+            assert mine.pid == os.getpid()
+    assert claims.read("trial") is None
+
+
+def test_a_killed_process_that_nobody_has_waited_for_is_dead(claims: Claims) -> None:
+    with another_process(claims) as owner:
+        owner.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert claims.alive("trial") is None
+
+
+def _contend(claims: Claims) -> list[str]:
+    """What two processes say that claim the trial at the same time, sorted."""
+    contenders = [_start(CONTENDER, claims) for _ in range(2)]
+    try:
+        pipes = [(c.stdin, c.stdout) for c in contenders if c.stdin is not None and c.stdout is not None]
+        assert [answer.readline() for _, answer in pipes] == ["ready\n"] * 2
+        for order, _ in pipes:
+            order.write("go\n")
+            order.flush()
+        return sorted(answer.readline() for _, answer in pipes)
+    finally:
+        for contender in contenders:
+            contender.kill()
+            contender.communicate()
+
+
+def test_of_two_that_claim_a_trial_at_the_same_time_one_gets_it(claims: Claims) -> None:
+    assert _contend(claims) == ["held\n", "refused\n"]
+
+
+def test_of_two_that_take_a_dead_claim_over_at_the_same_time_one_gets_it(claims: Claims) -> None:
+    _write(claims, born=0)
+    assert _contend(claims) == ["held\n", "refused\n"]
+
+
+def _write(claims: Claims, **changes: object) -> None:
+    claim = {
+        "host": socket.gethostname(),
+        "pid": os.getppid(),
+        "born": psutil.Process(os.getppid()).create_time(),
+        "token": "another claim's",
+        "epoch": 1,
+        "epochs": 7,
+    }
+    claims.folder.mkdir(exist_ok=True)
+    claims.path("trial").write_text(json.dumps(claim | changes), encoding="utf-8")
+
+
+def test_a_process_id_that_is_another_process_s_by_now_is_dead(claims: Claims) -> None:
+    _write(claims)
+    assert claims.alive("trial") is not None
+    _write(claims, born=psutil.Process(os.getppid()).create_time() - 1000)
+    assert claims.alive("trial") is None
+    with claims.hold("trial", 7):
+        pass
+
+
+def test_a_claim_from_another_host_is_dead_after_a_long_silence(claims: Claims) -> None:
+    _write(claims, host="elsewhere", pid=1)
+    assert claims.alive("trial") is not None
+    with pytest.raises(ClaimedElsewhere):
+        claims.hold("trial", 7).__enter__()
+    silent = time.time() - SILENT_S - 1
+    os.utime(claims.path("trial"), (silent, silent))
+    assert claims.alive("trial") is None
+    with claims.hold("trial", 7):
+        pass
+
+
+def test_a_claim_that_another_has_taken_over_is_left_to_it(claims: Claims) -> None:
+    with claims.hold("trial", 7):
+        _write(claims, host="elsewhere", pid=1)
+    left = claims.read("trial")
+    assert left is not None
+    assert left.host == "elsewhere"
+
+
+def test_a_damaged_claim_is_no_claim(claims: Claims) -> None:
+    claims.folder.mkdir()
+    claims.path("trial").write_text('{"host": ', encoding="utf-8")
+    assert claims.read("trial") is None
+    assert claims.alive("trial") is None

@@ -1,0 +1,73 @@
+"""The paper's printed accuracies and the configs by which they are found."""
+
+import csv
+from typing import Any
+
+import pytest
+from study_fixtures import ROOT
+
+from dh2l.config import TrainConfig
+from dh2l.names import METRICS
+from study.paper import printed_number
+
+ROWS = list(csv.DictReader((ROOT / "study" / "paper.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def config_of(row: dict[str, str]) -> TrainConfig:
+    """The config with which we would reproduce a printed cell."""
+    values: dict[str, Any] = {"weight_decay": 0.0005 if row["l2"] == "1" else 0.0}
+    if "E" in row["setting"].split("+"):
+        values |= {"lambda_e": 0.1}
+    if "H" in row["setting"].split("+"):
+        values |= {"classifier": "hierarchical", "lambda_l": 0.5}
+    if row["metric"] != "none":
+        values |= {"metric": row["metric"]}
+    if row["conv_metric"]:
+        values |= {"conv_metric": row["conv_metric"], "e_scope": "conv"}
+    config = TrainConfig.parse(values)
+    return config.model_copy(update={"dataset": row["dataset"], "model": row["model"]})
+
+
+def test_the_six_tables_are_there() -> None:
+    assert {row["table"] for row in ROWS} == set("123456")
+    assert len(ROWS) == 162
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=["{table} {dataset} {model} {l2} {setting} {metric} {conv_metric}".format(**r) for r in ROWS]
+)
+def test_every_printed_number_is_found_by_its_config(row: dict[str, str]) -> None:
+    found = printed_number(int(row["table"]), config_of(row))
+    assert found is not None
+    assert (found.accuracy, found.note) == (float(row["accuracy"]), row["note"])
+
+
+@pytest.mark.parametrize("table", range(1, 7))
+@pytest.mark.parametrize("model", ["resnet20", "resnet18"])
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "cub200", "cars"])
+def test_the_paper_prints_nothing_for_h0(table: int, model: str, dataset: str) -> None:
+    for values in (
+        {"classifier": "hierarchical"},
+        {"classifier": "hierarchical", "lambda_e": 0.1, "metric": "cosine"},
+        {"classifier": "hierarchical", "lambda_e": 0.1, "metric": "gm", "conv_metric": "gm"},
+    ):
+        config = TrainConfig.parse(values).model_copy(update={"dataset": dataset, "model": model})
+        assert config.arm in ("H0", "E+H0")
+        assert printed_number(table, config) is None
+
+
+def test_a_study_of_no_table_and_a_data_set_that_the_paper_lacks_have_no_number() -> None:
+    config = TrainConfig(dataset="cifar100")
+    assert printed_number(2, config) is not None
+    assert printed_number(None, config) is None
+    assert printed_number(2, TrainConfig(dataset="digits")) is None
+
+
+def test_every_printed_metric_is_one_of_ours() -> None:
+    assert {row[key] for row in ROWS for key in ("metric", "conv_metric")} - {"none", ""} <= set(METRICS)
+
+
+def test_a_displayed_label_is_the_label_of_its_metric() -> None:
+    for row in ROWS:
+        if row["table"] != "6" and row["metric"] != "none":
+            assert row["display_label"] == METRICS[row["metric"]].display_label

@@ -1,0 +1,236 @@
+"""Whole runs through Ray Tune, each in a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from study_fixtures import CommandLine, clean_environment, command, unfinished, write_study
+
+from dh2l.data import read_manifest
+from study.observer import Observers
+from study.places import Places
+from study.plan import Plan, make_plan
+from study.records import RecordStore
+from study.running import run_here
+from study.selection import evaluate_cell
+from study.space import find_study
+from study.states import Standing, State, standing
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own queries
+)
+
+TWO_ARMS = """\
+title: Two arms
+config: {dataset: digits, epochs: 2, batch_size: 256}
+columns: [{name: digits}]
+rows:
+  - arm: baseline+l2
+  - {arm: E, metric: cosine, set: {lambda_e: 0.1}}
+seeds: [0, 1]
+"""
+DIVERGING = TWO_ARMS.replace("seeds: [0, 1]", "  - {arm: baseline, set: {lr: 1e+30}}\nseeds: [0]")
+
+STOPPING = """\
+title: Losers are stopped
+config: {dataset: digits, epochs: 3, batch_size: 64, metric: cosine, lambda_e: 0.1}
+columns: [{name: digits}]
+rows: [{arm: E}]
+seeds: [0]
+search:
+  lr: {grid: [0.05, 1e-7, 1e-8]}
+scheduler: {kind: asha, reduction_factor: 2}
+"""
+
+LONG = TWO_ARMS.replace("epochs: 2", "epochs: 4")
+
+
+def run(study: Path, places: Places, *words: str) -> "subprocess.CompletedProcess[str]":
+    return command("run", study, "--results", places.results, "--data", places.data, *words)
+
+
+def now(study: Path, places: Places) -> Standing:
+    plan: Plan = make_plan(find_study(str(study)), lambda name: read_manifest(name, places.data))
+    return standing(plan, places)
+
+
+def files(places: Places) -> dict[str, int]:
+    """The records and arrays with the time at which each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in places.trials.iterdir()}
+
+
+def table(stdout: str) -> list[str]:
+    """The lines of the rendered table, without its head."""
+    return [line for line in stdout.splitlines() if line.startswith("| ")][1:]
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Path, Places, str]:
+    """A study run once through Ray and MLflow: its file, its places, and what the run printed."""
+    folder = tmp_path_factory.mktemp("complete")
+    study, places = write_study(folder, TWO_ARMS, "two-arms"), Places.of(folder / "results", digits)
+    ended = run(study, places)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert ended.stderr == ""
+    return study, places, ended.stdout
+
+
+def test_a_run_ends_with_records_and_a_table_that_says_n(complete: tuple[Path, Places, str]) -> None:
+    study, places, printed = complete
+    assert now(study, places).counts == {"done": 4}
+    rows = table(printed)
+    assert len(rows) == 2
+    assert all("(n=2)" in row for row in rows)
+    saved = places.results / "tables" / "two-arms" / "table.md"
+    assert saved.read_text(encoding="utf-8") in printed
+    assert str(saved) in printed
+    assert str(places.trials) in printed
+    assert str(places.mlflow / "mlflow.db") in printed
+    assert "dh2l-study ui" in printed
+
+
+def test_a_run_leaves_nothing_but_results(complete: tuple[Path, Places, str]) -> None:
+    _, places, _ = complete
+    assert {path.suffix for path in places.trials.iterdir()} == {".json", ".npz"}
+    assert len(list(places.trials.iterdir())) == 8
+    assert list(places.claims.glob("*.json")) == []
+    for leftover in (places.results / "checkpoints", places.ray):
+        assert not leftover.exists() or list(leftover.iterdir()) == []
+
+
+def test_a_run_is_finished_in_mlflow_with_a_run_per_trial_and_cell(complete: tuple[Path, Places, str]) -> None:
+    _, places, printed = complete
+    client = MlflowClient(tracking_uri=f"sqlite:///{places.mlflow / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("dh2l-study")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = [run.data.tags["dh2l.kind"] for run in runs]
+    assert sorted(kinds) == ["cell", "cell", "study", "trial", "trial", "trial", "trial"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run_ in runs:
+        if run_.data.tags["dh2l.kind"] == "cell":
+            assert f"{run_.data.metrics['accuracy_percent']:.2f} ± " in printed
+            assert run_.data.metrics["n"] == 2
+        if run_.data.tags["dh2l.kind"] == "trial":
+            history = client.get_metric_history(run_.info.run_id, "validation_accuracy")
+            assert [point.step for point in history] == [1, 2]
+
+
+def test_ray_trains_to_the_same_numbers_as_this_process(tmp_path: Path, complete: tuple[Path, Places, str]) -> None:
+    study, places, _ = complete
+    theirs, here = now(study, places), Places.of(tmp_path / "results", places.data)
+    run_here(list(theirs.plan.configs.values())[:2], here, Observers([]), threads=1)  # seed 0 of both arms
+    ours = now(study, here).found.records
+    assert len(ours) == 2
+    for identity, record in ours.items():
+        assert theirs.found.records[identity].numbers() == record.numbers()
+
+
+def test_a_complete_study_run_again_trains_nothing_and_starts_no_ray(complete: tuple[Path, Places, str]) -> None:
+    study, places, _ = complete
+    before = files(places)
+    ended = run(study, places)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "starting Ray" not in ended.stdout
+    assert files(places) == before
+    assert all("(n=2)" in row for row in table(ended.stdout))
+
+
+def test_a_study_with_a_diverging_arm_ends_with_exit_code_1_its_table_and_the_trials_of_others(
+    tmp_path: Path, complete: tuple[Path, Places, str]
+) -> None:
+    _, places, _ = complete
+    study, before = write_study(tmp_path, DIVERGING, "diverging"), files(places)
+    ended = run(study, places, "--no-mlflow")
+    assert ended.returncode == 1, ended.stderr
+    assert now(study, places).counts == {"done": 2, "diverged": 1}
+    assert before.items() <= files(places).items()
+    plain, with_energy, diverged = table(ended.stdout)
+    assert "(n=1)" in plain
+    assert "(n=1)" in with_energy
+    assert "| diverged (1 of 1)" in diverged
+    assert ended.stdout.count("became non-finite in epoch 1") == 2  # as it ended, and below the table
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Path, Places, str]:
+    """A study with early stopping, run once."""
+    folder = tmp_path_factory.mktemp("stopped")
+    study, places = write_study(folder, STOPPING, "stopping"), Places.of(folder / "results", digits)
+    ended = run(study, places, "--no-mlflow")
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return study, places, ended.stdout
+
+
+def test_a_scheduler_stops_losers_that_enter_no_table_and_leaves_a_winner(stopped: tuple[Path, Places, str]) -> None:
+    study, places, printed = stopped
+    then = now(study, places)
+    assert then.counts["stopped"] >= 1
+    assert set(then.counts) == {"done", "stopped"}
+    result = evaluate_cell(then.plan.cells[0], then)
+    assert result.problem == ""
+    assert [record.state for record in result.records] == ["done"]
+    assert "lr=0.05 (of 3)" in table(printed)[0]
+    assert "(n=1)" in table(printed)[0]
+    for k, n in re.findall(r"^\[(\d+)/(\d+)\]", printed, re.MULTILINE):
+        assert int(k) <= int(n) == 3
+
+
+def test_stopped_trials_that_a_table_needs_are_finished_also_by_a_later_run(tmp_path: Path, digits: Path) -> None:
+    text = STOPPING.replace("epochs: 3", "epochs: 1").replace("[0.05, 1e-7, 1e-8]", "[0.05, 0.01]")
+    study, places = write_study(tmp_path, text), Places.of(tmp_path / "results", digits)
+    for config in now(study, places).plan.configs.values():  # as if interrupted before the survivor was finished
+        RecordStore(places.trials).write(unfinished(config, "stopped"))
+    assert run(study, places, "--no-mlflow").returncode == 0
+    after = now(study, places)
+    assert after.counts == {"done": 2}
+    assert evaluate_cell(after.plan.cells[0], after).selected is not None
+
+
+def test_a_run_interrupted_once_shows_what_is_there_and_a_later_run_ends_with_the_same_numbers(
+    tmp_path: Path, places: Places, cli: CommandLine
+) -> None:
+    study = write_study(tmp_path, LONG, "long")
+    words = ["run", study, "--no-mlflow", "--results", places.results, "--data", places.data]
+    with subprocess.Popen(
+        [sys.executable, "-m", "study", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("[1/4] done"):
+                    break
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+            printed, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "run the same command again to go on" in error
+    assert len(table(printed)) == 2
+    assert any("missing" in row for row in table(printed))
+    then = now(study, places)
+    assert set(then.counts) == {"done", "planned"}
+    before = files(places)
+
+    code, printed, error = cli("run", study, "--shard", "1/1")
+    assert (code, error) == (0, "")
+    assert before.items() <= files(places).items()
+    assert all("(n=2)" in row for row in table(printed))
+    uninterrupted = Places.of(tmp_path / "uninterrupted", places.data)
+    left = [config for identity, config in then.plan.configs.items() if then.states[identity] is not State.DONE][:2]
+    run_here(left, uninterrupted, Observers([]), threads=1)
+    resumed = now(study, places).found.records
+    for identity, record in now(study, uninterrupted).found.records.items():
+        assert resumed[identity].numbers() == record.numbers()
+    assert now(study, uninterrupted).counts["done"] == len(left) == 2

@@ -1,0 +1,132 @@
+"""The state of every trial, from the files that lie there."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from study_fixtures import SMALL, done, planned, unfinished
+
+from dh2l.config import TrainConfig
+from study.claims import Claims
+from study.places import Places
+from study.plan import Plan
+from study.records import RecordStore
+from study.running import Shard, missing_trials
+from study.states import State, standing
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return planned(tmp_path, SMALL)
+
+
+@pytest.fixture
+def config(plan: Plan) -> TrainConfig:
+    """The plan's first trial."""
+    return next(iter(plan.configs.values()))
+
+
+def claim(places: Places, config: TrainConfig, *, alive: bool) -> None:
+    born = psutil.Process(os.getppid()).create_time() - (0 if alive else 1000)
+    content = {"host": socket.gethostname(), "pid": os.getppid(), "born": born, "token": "one"}
+    places.claims.mkdir(parents=True, exist_ok=True)
+    Claims(places.claims).path(config.identity).write_text(json.dumps(content), encoding="utf-8")
+
+
+def file(places: Places, *records: Any) -> None:
+    for record in records:
+        RecordStore(places.trials).write(record)
+
+
+def state(plan: Plan, places: Places, config: TrainConfig) -> State:
+    return standing(plan, places).states[config.identity]
+
+
+def test_without_files_every_trial_is_planned_and_nothing_is_written(plan: Plan, empty: Places) -> None:
+    now = standing(plan, empty)
+    assert list(now.states) == list(plan.configs)
+    assert now.counts == {"planned": 4}
+    assert now.missing == list(plan.configs)
+    assert not empty.results.exists()
+
+
+@pytest.mark.parametrize("name", ["diverged", "failed", "stopped"])
+def test_a_record_without_scores_gives_its_state(plan: Plan, empty: Places, config: TrainConfig, name: Any) -> None:
+    file(empty, unfinished(config, name))
+    assert state(plan, empty, config) == name
+
+
+def test_a_finished_record_makes_the_trial_done_whatever_claim_is_left(
+    plan: Plan, empty: Places, config: TrainConfig
+) -> None:
+    file(empty, done(config, 90))
+    assert state(plan, empty, config) is State.DONE
+    for alive in (True, False):
+        claim(empty, config, alive=alive)
+        assert state(plan, empty, config) is State.DONE
+
+
+def test_a_live_claim_makes_the_trial_running_also_when_it_failed_before(
+    plan: Plan, empty: Places, config: TrainConfig
+) -> None:
+    claim(empty, config, alive=True)
+    assert state(plan, empty, config) is State.RUNNING
+    for name in ("failed", "stopped"):
+        file(empty, unfinished(config, "failed" if name == "failed" else "stopped"))
+        assert state(plan, empty, config) is State.RUNNING
+
+
+def test_a_dead_claim_makes_the_trial_stale_or_leaves_it_failed(plan: Plan, empty: Places, config: TrainConfig) -> None:
+    claim(empty, config, alive=False)
+    assert state(plan, empty, config) is State.STALE
+    file(empty, unfinished(config, "failed"))
+    assert state(plan, empty, config) is State.FAILED
+
+
+def test_a_damaged_record_leaves_the_trial_planned(plan: Plan, empty: Places, config: TrainConfig) -> None:
+    file(empty, done(config, 90))
+    path = RecordStore(empty.trials).path(config.identity)
+    path.write_bytes(path.read_bytes()[:-10])
+    now = standing(plan, empty)
+    assert now.states[config.identity] is State.PLANNED
+    assert list(now.found.damaged) == [path]
+
+
+def test_records_that_disagree_are_a_conflict(plan: Plan, empty: Places, config: TrainConfig) -> None:
+    file(empty, done(config, 90))
+    RecordStore(empty.trials / "machine-2").write(done(config, 91))
+    assert state(plan, empty, config) is State.CONFLICT
+
+
+def test_a_record_of_another_study_is_not_looked_at(plan: Plan, empty: Places, config: TrainConfig) -> None:
+    file(empty, done(config.model_copy(update={"seed": 99}), 90))
+    assert standing(plan, empty).counts == {"planned": 4}
+
+
+def test_a_run_trains_all_but_the_done_the_diverged_and_the_conflicting(plan: Plan, empty: Places) -> None:
+    first, second, third, fourth = plan.configs.values()
+    file(empty, done(first, 90), unfinished(second, "diverged"), unfinished(third, "failed"), done(fourth, 90))
+    RecordStore(empty.trials / "machine-2").write(done(fourth, 91))
+    now = standing(plan, empty)
+    assert now.counts == {"done": 1, "diverged": 1, "failed": 1, "conflict": 1}
+    assert now.missing == [third.identity]
+    assert missing_trials(now) == [third]
+
+
+def test_a_stopped_trial_is_trained_on_only_in_a_study_without_scheduler(tmp_path: Path, empty: Places) -> None:
+    for text, trained in ((SMALL, 4), (SMALL + "scheduler: {kind: asha}\n", 3)):
+        plan = planned(tmp_path, text)
+        file(empty, unfinished(next(iter(plan.configs.values())), "stopped"))
+        assert len(missing_trials(standing(plan, empty))) == trained
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_are_disjoint_and_together_the_whole_plan(plan: Plan, count: int) -> None:
+    trials = list(plan.configs)
+    shares = [Shard(index, count).of(trials) for index in range(1, count + 1)]
+    assert sorted(identity for share in shares for identity in share) == sorted(trials)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -1,0 +1,414 @@
+"""The MLflow view of hand-made records, in a real SQLite store."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from study_fixtures import SEARCHED, SMALL, candidate_configs, done, places_in, planned, unfinished
+
+from dh2l.errors import UserError
+from dh2l.results import EpochResult
+from study.live import LiveView
+from study.places import Places
+from study.plan import Plan
+from study.records import Record, RecordStore
+from study.states import Standing, standing
+from study.tables import cell_frame, to_markdown
+from study.tracking import StudyView, sync_study
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own queries
+)
+
+EXPERIMENT = "dh2l-study"
+Content = tuple[str, dict[str, str], dict[str, str], dict[str, list[tuple[int, float, int]]]]
+"""Status, tags, params and the points of every metric of a run."""
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store's database, to copy: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, empty_store: Path) -> Places:
+    """Places with an empty MLflow store."""
+    places = places_in(tmp_path)
+    places.mlflow.mkdir(parents=True)
+    shutil.copy(empty_store, places.mlflow / "mlflow.db")
+    return places
+
+
+def file(places: Places, plan: Plan, *records: Record, epochs: int = 2) -> Standing:
+    """File records with a history of `epochs` epochs beside the finished ones, and read the standing."""
+    for record in records:
+        history = {
+            "history.train_loss": np.linspace(2, 1, epochs),
+            "history.validation_accuracy": np.linspace(0.1, 0.9, epochs),
+            "history.time": 1.7e9 + np.arange(epochs),
+        }
+        RecordStore(places.trials).write(record, history if record.state == "done" else None)
+    return standing(plan, places)
+
+
+def runs(places: Places, kind: str | None = None, *, experiment: str = EXPERIMENT) -> list[Run]:
+    """The runs of one kind in the store, by key."""
+    client = MlflowClient(tracking_uri=places.tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    everything = client.search_runs([found.experiment_id], run_view_type=ViewType.ACTIVE_ONLY)
+    return sorted(
+        (run for run in everything if kind in (None, run.data.tags["dh2l.kind"])),
+        key=lambda run: str(run.data.tags["dh2l.key"]),
+    )
+
+
+def cell(places: Places, key: str) -> Run:
+    (run,) = (run for run in runs(places, "cell") if run.data.tags["dh2l.key"] == key)
+    return run
+
+
+def content(places: Places) -> dict[str, Content]:
+    """Everything that the store says of every run."""
+    client = MlflowClient(tracking_uri=places.tracking_uri)
+    return {
+        run.info.run_id: (
+            run.info.status,
+            run.data.tags,
+            run.data.params,
+            {
+                name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
+                for name in run.data.metrics
+            },
+        )
+        for run in runs(places)
+    }
+
+
+def all_done(plan: Plan, accuracy: float = 90) -> list[Record]:
+    return [done(config, accuracy + config.seed) for config in plan.configs.values()]
+
+
+def test_a_study_is_one_parent_one_child_per_trial_and_one_run_per_cell(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    sync_study(file(tracked, plan, *all_done(plan)), tracked)
+    (parent,) = runs(tracked, "study")
+    trials, cells = runs(tracked, "trial"), runs(tracked, "cell")
+    assert parent.info.run_name == "small"
+    assert [run.data.tags["dh2l.key"] for run in trials] == sorted(plan.configs)
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
+    assert [run.data.tags["dh2l.key"] for run in cells] == [
+        "baseline+l2 | baseline+l2 | digits",
+        "cosine | E | digits",
+    ]
+    assert {run.info.status for run in runs(tracked)} == {"FINISHED"}
+    assert parent.data.metrics["trials_done"] == 4
+
+
+def test_a_cell_has_the_numbers_of_the_table(tmp_path: Path, tracked: Places) -> None:
+    text = SEARCHED.replace("{dataset: digits,", "{dataset: cifar100, model: resnet20,") + "paper_table: 2\n"
+    plan = planned(tmp_path, text)
+    now = file(tracked, plan, *(done(c, 60 + c.lambda_e + c.seed, 50 + c.lambda_e) for c in plan.configs.values()))
+    sync_study(now, tracked)
+    shown = cell(tracked, "E | E | digits")
+    row = cell_frame(now).iloc[0]
+    assert shown.data.metrics == pytest.approx(
+        {
+            "accuracy_percent": 70.5,
+            "std_percent": row["std"],
+            "paper_percent": 68.11,
+            "difference_percent": 70.5 - 68.11,
+            "n": 2,
+            "candidates": 3,
+            "selected_lambda_e": 10,
+        },
+        abs=1e-3,
+    )
+    assert shown.data.params == {}
+    assert {key: shown.data.tags[key] for key in ("row", "arm", "column")} == {
+        "row": "E",
+        "arm": "E",
+        "column": "digits",
+    }
+    assert json.loads(shown.data.tags["selected"]) == {"lambda_e": 10}
+
+
+def test_syncing_twice_is_the_same_as_once(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    first, second, third, _ = plan.configs.values()
+    now = file(tracked, plan, done(first, 90), unfinished(second, "failed"), unfinished(third, "diverged"))
+    sync_study(now, tracked)
+    once = content(tracked)
+    sync_study(now, tracked)
+    assert content(tracked) == once
+    assert len(once) == 1 + 3 + 2
+
+
+def test_a_cell_that_the_study_no_longer_has_is_removed(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    sync_study(file(tracked, plan, *all_done(plan)), tracked)
+    smaller = planned(tmp_path, SMALL.replace("  - arm: baseline+l2\n", ""))
+    sync_study(standing(smaller, tracked), tracked)
+    assert [run.data.tags["dh2l.key"] for run in runs(tracked, "cell")] == ["cosine | E | digits"]
+
+
+def test_a_cell_that_loses_its_accuracy_loses_the_metric(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    sync_study(file(tracked, plan, *all_done(plan)), tracked)
+    for config in candidate_configs(plan, 1)[0]:
+        RecordStore(tracked.trials).path(config.identity).unlink()
+    sync_study(standing(plan, tracked), tracked)
+    lost, kept = cell(tracked, "cosine | E | digits"), cell(tracked, "baseline+l2 | baseline+l2 | digits")
+    assert lost.data.metrics == {"n": 0, "candidates": 1}
+    assert lost.data.tags["problem"] == "missing (2 of 2)"
+    assert kept.data.metrics["accuracy_percent"] == 90.5
+
+
+def test_a_cell_whose_accuracy_falls_shows_the_new_one(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    first, second = candidate_configs(plan, 1)[0]
+    sync_study(file(tracked, plan, done(first, 90)), tracked)
+    assert cell(tracked, "cosine | E | digits").data.metrics["accuracy_percent"] == 90
+    now = file(tracked, plan, done(second, 70))
+    sync_study(now, tracked)
+    shown = cell(tracked, "cosine | E | digits").data.metrics
+    assert (shown["accuracy_percent"], shown["n"]) == (80, 2)
+    once = content(tracked)
+    sync_study(now, tracked)
+    assert content(tracked) == once
+
+
+def test_the_parent_counts_the_trials_as_they_stand_now(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    records = all_done(plan)
+    sync_study(file(tracked, plan, records[0], unfinished(candidate_configs(plan)[0][1], "failed")), tracked)
+    (parent,) = runs(tracked, "study")
+    counted = {k: v for k, v in parent.data.metrics.items() if v}
+    assert counted == {"trials_done": 1, "trials_failed": 1, "trials_planned": 2}
+    assert parent.info.status == "FAILED"
+    sync_study(file(tracked, plan, *records), tracked)
+    (parent,) = runs(tracked, "study")
+    assert {k: v for k, v in parent.data.metrics.items() if v} == {"trials_done": 4}
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_study_whose_scheduler_stopped_the_losers_is_finished(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SEARCHED + "scheduler: {kind: asha}\n")
+    loser, winner, other = candidate_configs(plan)
+    records = [unfinished(config, "stopped") for config in (*loser, *other)]
+    sync_study(file(tracked, plan, *records, *(done(config, 90) for config in winner)), tracked)
+    (parent,) = runs(tracked, "study")
+    assert parent.info.status == "FINISHED"
+    assert [run.info.status for run in runs(tracked, "trial")].count("KILLED") == 4
+
+
+def test_the_rendered_table_is_the_parent_s_artifact_and_note(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    now = file(tracked, plan, *all_done(plan))
+    sync_study(now, tracked)
+    (parent,) = runs(tracked, "study")
+    client = MlflowClient(tracking_uri=tracked.tracking_uri)
+    path = client.download_artifacts(parent.info.run_id, "table.md", str(tmp_path))
+    assert Path(path).read_text(encoding="utf-8") == to_markdown(now)
+    assert to_markdown(now) in parent.data.tags["mlflow.note.content"]
+    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {"table.md", "cells.csv"}
+
+
+def test_a_trial_s_params_are_its_config_and_its_arm(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    config = candidate_configs(plan, 1)[0][1]
+    sync_study(file(tracked, plan, done(config, 90)), tracked)
+    (run,) = runs(tracked, "trial")
+    assert run.data.params == {"arm": "E"} | {k: str(v) for k, v in config.model_dump().items()}
+    assert run.data.tags["dh2l.state"] == "done"
+    assert run.info.run_name == config.identity
+
+
+def test_a_trial_s_three_accuracies_are_kept_apart(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    config = next(iter(plan.configs.values()))
+    record = done(config, 90, 60, at_best_validation=(91, 70), at_best_test=(92, 50))
+    sync_study(file(tracked, plan, record), tracked)
+    (run,) = runs(tracked, "trial")
+    assert {k: v for k, v in run.data.metrics.items() if k.startswith(("test_accuracy_", "epoch_"))} == {
+        "test_accuracy_last": 0.90,
+        "test_accuracy_at_best_validation": 0.91,
+        "test_accuracy_oracle": 0.92,
+        "epoch_last": 2,
+        "epoch_at_best_validation": 1,
+        "epoch_oracle": 1,
+    }
+
+
+def test_how_a_trial_ended_is_its_run_s_status(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    a, b, c, d = plan.configs.values()
+    records = [done(a, 90), unfinished(b, "failed"), unfinished(c, "diverged"), unfinished(d, "stopped")]
+    sync_study(file(tracked, plan, *records), tracked)
+    shown = {run.data.tags["dh2l.key"]: run for run in runs(tracked, "trial")}
+    assert [shown[c.identity].info.status for c in (a, b, c, d)] == ["FINISHED", "FAILED", "FAILED", "KILLED"]
+    assert shown[b.identity].data.tags["dh2l.failure"] == "disk on fire"
+
+
+def test_a_failed_trial_that_is_done_later_is_the_same_run_finished(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    config = next(iter(plan.configs.values()))
+    sync_study(file(tracked, plan, unfinished(config, "failed")), tracked)
+    (before,) = runs(tracked, "trial")
+    sync_study(file(tracked, plan, done(config, 90)), tracked)
+    (after,) = runs(tracked, "trial")
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    assert after.data.tags["dh2l.failure"] == ""
+    assert after.data.metrics["test_accuracy_last"] == 0.9
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 100, 101, 300])
+def test_a_curve_has_at_most_100_points_the_last_epoch_among_them(tmp_path: Path, tracked: Places, epochs: int) -> None:
+    plan = planned(tmp_path, SMALL.replace("epochs: 2", f"epochs: {epochs}"))
+    config = next(iter(plan.configs.values()))
+    sync_study(file(tracked, plan, done(config, 90), epochs=epochs), tracked)
+    (run,) = runs(tracked, "trial")
+    client = MlflowClient(tracking_uri=tracked.tracking_uri)
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    steps = sorted(point.step for point in points)
+    assert steps[-1] == epochs
+    assert len(steps) == len(set(steps)) <= 100
+    assert len(steps) >= min(epochs, 50)
+    assert {point.step: point.value for point in points}[epochs] == (1 if epochs > 1 else 2)
+    assert "time" not in run.data.metrics
+
+
+def test_a_record_that_was_copied_in_with_its_arrays_is_shown_with_its_curves(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    config = next(iter(plan.configs.values()))
+    RecordStore(tracked.trials / "machine-2").write(done(config, 90), {"history.train_loss": np.array([2.0, 1.0])})
+    sync_study(standing(plan, tracked), tracked)
+    (run,) = runs(tracked, "trial")
+    assert run.data.metrics["test_accuracy_last"] == 0.9
+    assert run.data.metrics["train_loss"] == 1
+
+
+def test_damaged_arrays_cost_a_trial_its_curves_and_the_study_nothing(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    now = file(tracked, plan, *all_done(plan))
+    arrays = RecordStore(tracked.trials).path(next(iter(plan.configs))).with_suffix(".npz")
+    arrays.write_bytes(arrays.read_bytes()[:100])
+    sync_study(now, tracked)
+    assert len(runs(tracked, "trial")) == 4
+    assert cell(tracked, "cosine | E | digits").data.metrics["accuracy_percent"] == 90.5
+
+
+def test_the_store_lies_below_the_results_unless_mlflow_tracking_uri_says_otherwise(
+    tmp_path: Path, tracked: Places, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, SMALL)
+    now = file(tracked, plan)
+    sync_study(now, tracked)
+    assert tracked.tracking_uri == f"sqlite:///{tracked.results}/mlflow/mlflow.db"
+    assert len(runs(tracked)) == 3
+    other = tmp_path / "other.db"
+    shutil.copy(empty_store, other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    file(tracked, plan, *all_done(plan))
+    sync_study(standing(plan, tracked), tracked)
+    assert len(runs(tracked)) == 7
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert len(runs(tracked)) == 3
+
+
+def test_experiment_name_and_extra_tags_are_honoured(
+    tmp_path: Path, tracked: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    monkeypatch.setenv("MLFLOW_RUN_CONTEXT", json.dumps({"team": "spheres", "dh2l.kind": "nonsense"}))
+    plan = planned(tmp_path, SMALL)
+    sync_study(file(tracked, plan, *all_done(plan)), tracked)
+    shown = runs(tracked, experiment="another")
+    assert len(shown) == 1 + 4 + 2
+    assert {run.data.tags["team"] for run in shown} == {"spheres"}
+    assert {run.data.tags["dh2l.kind"] for run in shown} == {"study", "trial", "cell"}
+    assert MlflowClient(tracking_uri=tracked.tracking_uri).get_experiment_by_name(EXPERIMENT) is None
+
+
+def test_two_studies_share_an_experiment_without_touching_each_other(tmp_path: Path, tracked: Places) -> None:
+    one, two = planned(tmp_path, SMALL, "one"), planned(tmp_path, SMALL, "two")
+    sync_study(file(tracked, one, *all_done(one)), tracked)
+    before = content(tracked)
+    sync_study(standing(two, tracked), tracked)
+    after = content(tracked)
+    assert len(after) == 2 * len(before)
+    assert {run_id: after[run_id] for run_id in before} == before
+
+
+def epoch(number: int, begun: float = 1.7e9) -> EpochResult:
+    return EpochResult(number, {"train_loss": 2.0 / number, "validation_accuracy": 0.5, "time": begun + number})
+
+
+def live_run(places: Places, plan: Plan, records: list[Record], epochs: int = 2) -> LiveView:
+    """A run that was watched live."""
+    live = LiveView(places, plan.name)
+    for record in records:
+        config = plan.configs[record.identity]
+        live.started(config)
+        for number in range(1, epochs + 1):
+            live.epoch(config, epoch(number))
+        file(places, plan, record)
+        live.filed(record)
+    live.close(standing(plan, places))
+    return live
+
+
+def test_a_run_watched_live_leaves_what_a_sync_makes(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    live = live_run(tracked, plan, all_done(plan))
+    assert live.problem == ""
+    shown = content(tracked)
+    assert {status for status, *_ in shown.values()} == {"FINISHED"}
+    sync_study(standing(plan, tracked), tracked)
+    assert content(tracked) == shown
+
+
+def test_a_trial_that_was_killed_and_trained_again_has_each_epoch_once(tmp_path: Path, tracked: Places) -> None:
+    plan = planned(tmp_path, SMALL)
+    config = next(iter(plan.configs.values()))
+    killed = StudyView(tracked, plan.name)
+    killed.begin(config)
+    killed.epoch(config, epoch(1, begun=1.6e9))
+    live_run(tracked, plan, [done(config, 90)])
+    (run,) = runs(tracked, "trial")
+    client = MlflowClient(tracking_uri=tracked.tracking_uri)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2]
+
+
+@pytest.mark.parametrize("uri", ["nowhere://at-all", "http://127.0.0.1:9"], ids=["unknown scheme", "refused"])
+def test_a_store_that_cannot_be_reached_is_a_problem_that_is_kept_and_stops_nothing_for_long(
+    tmp_path: Path, tracked: Places, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    plan = planned(tmp_path, SMALL)
+    config = next(iter(plan.configs.values()))
+    live = LiveView(tracked, plan.name)
+    live.started(config)
+    live.epoch(config, epoch(1))
+    live.filed(done(config, 90))
+    closing = threading.Thread(target=live.close, args=(standing(plan, tracked),), daemon=True)
+    closing.start()
+    closing.join(timeout=15)
+    assert not closing.is_alive()
+    assert live.problem
+
+
+def test_a_store_that_cannot_be_reached_makes_a_sync_fail_with_a_sentence(
+    tmp_path: Path, tracked: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at-all")
+    with pytest.raises(UserError, match="the MLflow store nowhere://at-all cannot be written"):
+        sync_study(file(tracked, planned(tmp_path, SMALL)), tracked)

@@ -1,0 +1,331 @@
+"""One trial to its record: killed and run again, without Ray and MLflow, failing, diverging."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_fixtures import write_folders
+from sklearn.datasets import load_digits
+from study_fixtures import SEARCHED, CommandLine, clean_environment, write_study
+
+from dh2l.data import prepare, read_manifest
+from study.places import Places
+from study.plan import make_plan
+from study.records import Record, parse_record, read_arrays
+from study.selection import evaluate_cell
+from study.space import find_study
+from study.states import standing
+from study.trial import drain, run_trial
+
+TIMED = {"history.time", "history.seconds", "history.images_per_s"}
+
+STUDY = """\
+title: One trial
+config: {dataset: digits, epochs: 3, batch_size: 256, metric: cos_hm, lambda_e: 0.1, lambda_l: 0.1}
+columns: [{name: digits}]
+rows: [{arm: E+H}]
+seeds: [0]
+"""
+
+KILL_POINTS: dict[str, tuple[str, int, list[int]]] = {
+    "during training": ("training", 9, [1, 2]),
+    "during evaluation": ("evaluation", 4, [1, 2]),
+    "while writing a checkpoint": ("checkpoint", 2, [1, 2]),
+    "while writing the last checkpoint": ("checkpoint", 3, [1, 3]),
+    "while writing the arrays": ("trials.npz", 1, [1]),
+    "between the arrays and the record": ("trials.json", 1, [1]),
+}
+"""What kills the trial, at which call of it (an epoch has 6 steps, and is evaluated on validation, then on test), and
+the first epochs of the two attempts: what the checkpoint of the epoch before saved is not trained again."""
+
+DYING = """
+import json, os, signal, sys
+from pathlib import Path
+
+from dh2l.evaluation import Evaluator
+from dh2l.objective import Objective
+from dh2l.trainer import train
+from study.cli import main
+
+train.__kwdefaults__["checkpoint_seconds"] = 0.0  # a checkpoint after every epoch
+study, data, results, points = sys.argv[1], sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
+
+def dying(function, n, counts=lambda *words: True):
+    calls = 0
+    def call(*words, **named):
+        nonlocal calls
+        if counts(*words):
+            calls += 1
+            if calls == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*words, **named)
+    return call
+
+def renames(name):  # a file is written beside its place and then renamed
+    if name == "checkpoint":
+        return lambda source, target: Path(target).name == "checkpoint.pt"
+    return lambda source, target: Path(target).parent.name + Path(target).suffix == name
+
+for name, (point, n, _) in points.items():
+    pid = os.fork()  # one process per trial; only the imports are shared
+    if pid == 0:
+        if point == "training":
+            Objective.__call__ = dying(Objective.__call__, n)
+        elif point == "evaluation":
+            Evaluator.__call__ = dying(Evaluator.__call__, n)
+        else:
+            os.replace = dying(os.replace, n, renames(point))
+        sys.argv = ["dh2l-study", "trial", study, "digits", "--data", data, "--results", str(results / name)]
+        main()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, name
+"""
+
+
+def numbers(places: Places) -> tuple[Record, dict[str, np.ndarray]]:
+    """The only record of some places and its arrays, without what depends on the clock."""
+    (path,) = places.trials.glob("*.json")
+    record = parse_record(path)
+    arrays = read_arrays(record, path.with_suffix(".npz"))
+    assert set(arrays) >= TIMED
+    return record, {name: array for name, array in arrays.items() if name not in TIMED}
+
+
+def assert_same_numbers(places: Places, expected: Places) -> None:
+    (record, arrays), (expected_record, expected_arrays) = numbers(places), numbers(expected)
+    assert record.state == "done"
+    assert record.numbers() == expected_record.numbers()
+    assert record.parameters == expected_record.parameters
+    assert set(arrays) == set(expected_arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected_arrays[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Places:
+    """Places with the record of the trial that nothing happened to."""
+    folder = tmp_path_factory.mktemp("never-killed")
+    places = Places.of(folder / "results", digits)
+    plan = make_plan(find_study(str(write_study(folder, STUDY))), lambda name: read_manifest(name, digits))
+    (config,) = plan.configs.values()
+    record = drain(run_trial(config, places, threads=1), lambda _: None)
+    assert record.state == "done"
+    assert len(read_arrays(record, places.trials / f"{record.identity}.npz")["history.train_loss"]) == 3
+    return places
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A folder with the results that the trial left when it was killed, for each kill point."""
+    folder = tmp_path_factory.mktemp("killed")
+    words = [write_study(folder, STUDY), digits, folder, json.dumps(KILL_POINTS)]
+    ended = subprocess.run(
+        [sys.executable, "-c", DYING, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=clean_environment(),
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize("point", list(KILL_POINTS))
+def test_a_trial_killed_and_run_again_ends_with_the_numbers_of_one_never_killed(
+    digits: Path, cli: CommandLine, never_killed: Places, killed: Path, point: str
+) -> None:
+    study = killed / "small.yaml"
+    cli.places = places = Places.of(killed / point, digits)
+    assert list(places.trials.glob("*.json")) == []
+    assert "1 stale" in cli("plan", study)[1]
+
+    code, _, error = cli("trial", study, "digits")
+    assert (code, error) == (0, "")
+    assert_same_numbers(places, never_killed)
+    record, _ = numbers(places)
+    assert [attempt["first_epoch"] for attempt in record.provenance.attempts] == KILL_POINTS[point][2]
+    names = sorted(path.name for path in places.trials.iterdir())
+    assert names == [f"{record.identity}.json", f"{record.identity}.npz"]
+    assert list(places.claims.glob("*.json")) == []
+    assert not places.checkpoint(record.identity).exists()
+
+
+@pytest.fixture(scope="module")
+def without_ray_and_mlflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which Ray and MLflow cannot be imported."""
+    folder = tmp_path_factory.mktemp("unimportable")
+    for name in ("ray", "mlflow"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('{name} cannot be imported here')\n", encoding="utf-8")
+    environment = clean_environment()
+    return environment | {"PYTHONPATH": os.pathsep.join([str(folder), environment["PYTHONPATH"]])}
+
+
+@pytest.mark.parametrize(("module", "missing"), [("cluster", "ray"), ("tracking", "mlflow")])
+def test_the_environment_without_ray_and_mlflow_really_lacks_them(
+    without_ray_and_mlflow: dict[str, str], module: str, missing: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import study.{module}"],
+        capture_output=True,
+        text=True,
+        env=without_ray_and_mlflow,
+        check=False,
+    )
+    assert f"ImportError: {missing} cannot be imported here" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["trial", "STUDY", "digits"], ["run", "STUDY", "--shard", "1/1"]], ids=["trial", "run"]
+)
+def test_without_ray_and_mlflow_a_trial_is_trained_to_the_same_numbers(
+    tmp_path: Path, places: Places, never_killed: Places, without_ray_and_mlflow: dict[str, str], words: list[str]
+) -> None:
+    study = str(write_study(tmp_path, STUDY))
+    where = ["--results", str(places.results), "--data", str(places.data)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "study", *(study if word == "STUDY" else word for word in words), *where],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=without_ray_and_mlflow,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert_same_numbers(places, never_killed)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize("damage", [_remove, _truncate])
+def test_a_trial_whose_data_are_damaged_becomes_a_failed_record_and_a_run_retries_it(
+    tmp_path: Path, places: Places, cli: CommandLine, never_killed: Places, damage: Callable[[Path], None]
+) -> None:
+    cli.places = Places.of(places.results, shutil.copytree(places.data, tmp_path / "damaged"))
+    study = write_study(tmp_path, STUDY)
+    damage(cli.places.data / "digits" / "test_x.npy")
+
+    code, out, _ = cli("trial", study, "digits")
+    assert code == 1
+    assert "failed" in out
+    (path,) = places.trials.glob("*.json")
+    failed = parse_record(path)
+    assert (failed.state, failed.last) == ("failed", None)
+    assert failed.failure is not None
+    assert failed.failure.kind == "DataError"
+    assert "test_x.npy" in failed.failure.message
+    assert "Traceback" in failed.failure.traceback
+    assert "DataError" in failed.failure.traceback.splitlines()[-1]
+    assert list(places.claims.glob("*.json")) == []
+
+    cli.places = places
+    code, out, error = cli("run", study, "--shard", "1/1")
+    assert (code, error) == (0, "")
+    assert "(n=1)" in out
+    assert_same_numbers(places, never_killed)
+
+
+def test_a_diverged_trial_becomes_a_record_that_names_the_term_and_is_not_run_again(
+    tmp_path: Path, places: Places, cli: CommandLine
+) -> None:
+    study = write_study(tmp_path, STUDY.replace("epochs: 3", "lr: 1e+30, epochs: 3"))
+    code, out, _ = cli("trial", study, "digits")
+    assert code == 1
+    assert "diverged" in out
+    (path,) = places.trials.glob("*.json")
+    record = parse_record(path)
+    assert record.state == "diverged"
+    assert record.failure is not None
+    assert record.failure.kind == "Diverged"
+    assert record.failure.epoch == 1
+    assert record.failure.term
+    assert record.failure.message == f"the {record.failure.term} became non-finite in epoch 1"
+
+    before = path.stat().st_mtime_ns
+    code, out, _ = cli("run", study, "--no-mlflow")
+    assert code == 1
+    assert "diverged (1 of 1)" in out
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_finished_trial_is_not_trained_again(tmp_path: Path, cli: CommandLine, never_killed: Places) -> None:
+    cli.places = never_killed
+    (path,) = never_killed.trials.glob("*.json")
+    before = path.stat().st_mtime_ns
+    code, out, _ = cli("trial", write_study(tmp_path, STUDY), "digits")
+    assert code == 0
+    assert "epoch" not in out
+    assert path.stat().st_mtime_ns == before
+
+
+def test_each_shard_trains_its_share_and_together_they_complete_the_table(
+    tmp_path: Path, places: Places, cli: CommandLine
+) -> None:
+    study = write_study(tmp_path, STUDY.replace("epochs: 3", "epochs: 1").replace("[0]", "[0, 1]"))
+    assert "(n=1), missing (1 of 2)" in cli("run", study, "--shard", "2/2")[1]
+    (first,) = places.trials.glob("*.json")
+    assert parse_record(first).seed == 1
+    code, out, _ = cli("run", study, "--shard", "1/2")
+    assert code == 0
+    assert "(n=2)" in out
+
+
+@pytest.fixture(scope="module")
+def two_labellings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets `truth` and `shuffled`: the same training images, but test images under shuffled labels."""
+    root = tmp_path_factory.mktemp("two-labellings")
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+    paths: dict[int, tuple[str, ...]] = {
+        digit: ("even" if digit % 2 == 0 else "odd", f"digit{digit}") for digit in range(10)
+    }
+    of_class = {digit: pixels[labels == digit] for digit in paths}
+    train = {paths[digit]: of_class[digit][:40] for digit in paths}
+    test = {paths[digit]: of_class[digit][40:60] for digit in paths}
+    mixed = np.concatenate(list(test.values()))[np.random.default_rng(0).permutation(200)]
+    shuffled = dict(zip(test, mixed.reshape(10, 20, 8, 8, 1), strict=True))
+    for name, split in (("truth", test), ("shuffled", shuffled)):
+        prepare(name, root / "data", source=write_folders(root / name, train, split), flip=False)
+    return root / "data"
+
+
+def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_selected(
+    tmp_path: Path, cli: CommandLine, two_labellings: Path
+) -> None:
+    cli.places = Places.of(tmp_path / "results", two_labellings)
+    text = SEARCHED.replace("epochs: 2", "epochs: 3, batch_size: 32, lr: 0.02").replace("[0.1, 1, 10]", "[100, 0.1]")
+    study = write_study(tmp_path, text)
+    selected, tests, histories = [], [], list[list[dict[str, np.ndarray]]]()
+    for name in ("truth", "shuffled"):
+        assert cli("run", study, "--set", f"dataset={name}", "--shard", "1/1")[0] == 0
+        plan = make_plan(find_study(str(study), [f"dataset={name}"]), lambda name: read_manifest(name, cli.places.data))
+        now = standing(plan, cli.places)
+        result = evaluate_cell(plan.cells[0], now)
+        assert result.selected is not None
+        selected.append((result.selected.values, result.score))
+        tests.append([now.found.records[identity].last for identity in plan.configs])
+        arrays = [
+            read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.npz") for identity in plan.configs
+        ]
+        histories.append([{k: v for k, v in a.items() if k not in TIMED and "test" not in k} for a in arrays])
+    assert selected[0] == selected[1]
+    assert len(histories[0]) == len(histories[1]) == 4
+    for truth, shuffled in zip(*histories, strict=True):
+        assert set(truth) == set(shuffled) >= {"history.validation_accuracy", "history.validation_loss", "vectors"}
+        for key in truth.keys() - {"predictions.last", "predictions.best_validation"}:
+            np.testing.assert_array_equal(truth[key], shuffled[key], err_msg=key)
+    for here, there in zip(*tests, strict=True):
+        assert here is not None
+        assert there is not None
+        assert here.test_accuracy > there.test_accuracy  # the labels were really shuffled
