@@ -113,7 +113,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
     """A folder for what Ray Tune writes, removed afterwards; also those that killed drivers of this host left."""
     host = socket.gethostname()
     for left in folder.glob(f"{host}~*"):
-        if not psutil.pid_exists(int(left.name.rpartition("~")[2])):
+        pid = left.name.rpartition("~")[2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     scratch = folder / f"{host}~{os.getpid()}"
     scratch.mkdir(parents=True, exist_ok=True)

@@ -304,28 +304,3 @@ def _short_name(words: list[str]) -> str:
     """The words joined; cut and given a hash where that is too long for a folder."""
     name = "@".join(words)
     return name if len(name) <= 100 else f"{name[:80]}@{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
-def study_schema() -> dict[str, Any]:
-    """JSON Schema of study files: the study's keys, and under `config` and `set` every config field."""
-    schema = Study.model_json_schema()
-    trial = TrainConfig.model_json_schema()
-    fields = {k: v for k, v in trial["properties"].items() if k not in OWN_KEYS}
-    axis_of = {k: {"$ref": "#/$defs/Axis"} for k in fields}
-    settings = {"type": "object", "additionalProperties": False, "properties": fields}
-    axes = {"type": "object", "additionalProperties": False, "properties": axis_of}
-    definitions = schema["$defs"]
-    for owner, key in ((schema, "config"), (definitions["Row"], "set"), (definitions["Column"], "set")):
-        owner["properties"][key] = settings | {"description": owner["properties"][key]["description"]}
-    for owner in (schema, definitions["Row"]):
-        owner["properties"]["search"] = axes | {"description": owner["properties"]["search"]["description"]}
-    definitions["Row"]["properties"]["arm"]["anyOf"] = [
-        {"enum": list(ARMS)},
-        {"type": "array", "items": {"enum": list(ARMS)}},
-    ]
-    definitions["Row"]["properties"]["metric"]["anyOf"] = [
-        {"enum": list(METRICS)},
-        {"type": "array", "items": {"enum": list(METRICS)}},
-        {"type": "null"},
-    ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -12,7 +12,8 @@ from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.names import METRICS
 from study.places import shipped_studies
-from study.space import ARMS, CONDITIONS, OWN_KEYS, Axis, StudyFile, find_study, study_schema
+from study.schema import study_schema
+from study.space import ARMS, CONDITIONS, OWN_KEYS, Axis, StudyFile, find_study
 from study.yaml12 import Document
 
 

@@ -128,6 +128,6 @@ def table(
 
 def schema() -> None:
     """Print the JSON Schema of study files, with which editors complete and check them."""
-    from study.space import study_schema
+    from study.schema import study_schema
 
     print_json(study_schema())

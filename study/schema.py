@@ -1,0 +1,32 @@
+"""JSON Schema of study files, with which editors complete and check them."""
+
+from typing import Any
+
+from dh2l.config import TrainConfig
+from dh2l.names import METRICS
+from study.space import ARMS, OWN_KEYS, Study
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON Schema of study files: the study's keys, and under `config` and `set` every config field."""
+    schema = Study.model_json_schema()
+    trial = TrainConfig.model_json_schema()
+    fields = {k: v for k, v in trial["properties"].items() if k not in OWN_KEYS}
+    axis_of = {k: {"$ref": "#/$defs/Axis"} for k in fields}
+    settings = {"type": "object", "additionalProperties": False, "properties": fields}
+    axes = {"type": "object", "additionalProperties": False, "properties": axis_of}
+    definitions = schema["$defs"]
+    for owner, key in ((schema, "config"), (definitions["Row"], "set"), (definitions["Column"], "set")):
+        owner["properties"][key] = settings | {"description": owner["properties"][key]["description"]}
+    for owner in (schema, definitions["Row"]):
+        owner["properties"]["search"] = axes | {"description": owner["properties"]["search"]["description"]}
+    definitions["Row"]["properties"]["arm"]["anyOf"] = [
+        {"enum": list(ARMS)},
+        {"type": "array", "items": {"enum": list(ARMS)}},
+    ]
+    definitions["Row"]["properties"]["metric"]["anyOf"] = [
+        {"enum": list(METRICS)},
+        {"type": "array", "items": {"enum": list(METRICS)}},
+        {"type": "null"},
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
