@@ -82,10 +82,9 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
     _check_searches(file)
     cells: list[Cell] = []
     configs_by_seed = [dict[str, TrainConfig]() for _ in study.seeds]
-    seen: dict[tuple[str, str], int] = {}
     for (i, row), arm, metric in _table_rows(study.rows):
         label = row.name or (METRICS[metric].display_label if metric else arm)
-        if seen.setdefault((label, arm), i) != i or (label, arm) in {(c.row, c.arm) for c in cells}:
+        if (label, arm) in {(cell.row, cell.arm) for cell in cells}:
             raise UserError(
                 f"{file.place(('rows', i))}: the row {label!r} with arm {arm} stands in the table twice; "
                 "give one of them a name"
