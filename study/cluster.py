@@ -127,6 +127,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a Ray of our own that ends with us."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is told by its record
     # "local", for without an address Ray would join whatever cluster RAY_ADDRESS or this machine knows.
     where = address or "local"
     words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
@@ -166,15 +167,12 @@ class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._training.close()
-        if self._failed:
-            return False  # its process may be unsound, a GPU's context above all: take a new one
         self._begin(new_config)
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
         from study.trial import run_trial  # torch is the workers' to import, not the driver's
 
-        self._failed = False
         self._config = TrainConfig.model_validate(config["config"])
         self._training = run_trial(self._config, self._places, device=self._device, threads=self._threads)
 
@@ -188,7 +186,10 @@ class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
                 next(self._training)
         except StopIteration as stop:
             state = stop.value.state
-            self._failed = state == "failed"
+            if state == "failed" and self._device == "cuda":
+                # It may have broken the process's CUDA context: Ray takes a new process after an exception, and tries
+                # the trial there again.
+                raise RuntimeError(stop.value.failure.message) from None
         score = {"validation_accuracy": metrics["validation_accuracy"]} if "validation_accuracy" in metrics else {}
         return {**score, "epoch": epoch, "metrics": metrics, "state": state, "done": state is not None}
 
@@ -264,9 +265,13 @@ class _Driver(_NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped 
             self._file(unfinished_record(config, "stopped", failure))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = _last_line(trial.error_file)
-        message = f"the worker died {RETRIES + 1} times; Ray says: {reason}"
-        self._file(unfinished_record(_config_of(trial), "failed", Failure(kind="WorkerDied", message=message)))
+        config = _config_of(trial)
+        filed = self._store.get(config.identity, self._places.set_aside)
+        if filed is not None and filed.state == "failed":  # the worker lived to say why
+            self._observer.filed(filed)
+            return
+        message = f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}"
+        self._file(unfinished_record(config, "failed", Failure(kind="WorkerDied", message=message)))
 
     def _file(self, record: Record) -> None:
         try:
