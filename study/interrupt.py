@@ -5,9 +5,12 @@ from typing import Any
 
 from study.observer import Observer
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what job schedulers and `timeout` send."""
+
 
 class Interrupt:
-    """A context in which the first Ctrl-C is only noted.
+    """A context in which the first Ctrl-C, or SIGTERM, is only noted.
 
     Attributes:
         raised: whether the user has asked to stop.
@@ -18,13 +21,17 @@ class Interrupt:
         self._observer = observer
 
     def __enter__(self) -> "Interrupt":
-        self._before = signal.signal(signal.SIGINT, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def _handle(self, _number: int, _frame: Any) -> None:
         self.raised = True
-        signal.signal(signal.SIGINT, self._before)
+        self._put_back()
         self._observer.note("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -24,7 +24,14 @@ class Places:
 
     @classmethod
     def of(cls, results: Path, data: Path) -> "Places":
-        """Absolute places."""
+        """Absolute places.
+
+        Raises:
+            UserError: an empty path, which would mean the working folder.
+        """
+        for name, path in (("results", results), ("data", data)):
+            if path == Path():
+                raise UserError(f"--{name} is empty; name a folder, or leave it out for ./{name}")
         return cls(results.absolute(), data.absolute())
 
     @property

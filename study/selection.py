@@ -21,6 +21,7 @@ class CellResult:
         cell: the cell.
         selected: the candidate that the rule selected, or the only one; None where there is no winner.
         score: mean over seeds of what the rule compares, a fraction; None where nothing was compared.
+        tied: how many other candidates have the same score.
         records: the finished trials of the selected candidate, in the order of the seeds.
         planned: number of seeds.
         problem: what keeps the cell from a winner or from its full n; empty where nothing does.
@@ -29,6 +30,7 @@ class CellResult:
     cell: Cell
     selected: Candidate | None
     score: float | None
+    tied: int
     records: tuple[Record, ...]
     planned: int
     problem: str
@@ -65,16 +67,18 @@ def evaluate_cell(cell: Cell, standing: Standing) -> CellResult:
 
     if len(cell.candidates) == 1:
         only = cell.candidates[0]
-        return CellResult(cell, only, None, finished(only), planned, _problem(states, only.trials))
+        return CellResult(cell, only, None, 0, finished(only), planned, _problem(states, only.trials))
     problem = _problem({i: s for i, s in states.items() if s not in LOST}, list(states))
     if problem:
-        return CellResult(cell, None, None, (), planned, problem)
+        return CellResult(cell, None, None, 0, (), planned, problem)
     complete = [c for c in cell.candidates if all(states[i] is State.DONE for i in c.trials)]
     if not complete:
-        return CellResult(cell, None, None, (), planned, _problem(states, list(states)))
-    scores = [statistics.fmean(_score(record, study) for record in finished(c)) for c in complete]
+        return CellResult(cell, None, None, 0, (), planned, _problem(states, list(states)))
+    # Rounded, for equal counts of right answers must tie however their fractions add up.
+    scores = [round(statistics.fmean(_score(record, study) for record in finished(c)), 12) for c in complete]
     best = scores.index(max(scores))
-    return CellResult(cell, complete[best], scores[best], finished(complete[best]), planned, "")
+    tied = scores.count(scores[best]) - 1
+    return CellResult(cell, complete[best], scores[best], tied, finished(complete[best]), planned, "")
 
 
 def _score(record: Record, study: Study) -> float:

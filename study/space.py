@@ -19,7 +19,7 @@ from pydantic import (
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError, unknown_name
-from dh2l.explain import findings
+from dh2l.explain import Finding, findings
 from dh2l.names import METRICS
 from study.places import shipped_studies
 from study.yaml12 import Document, parse_value
@@ -262,13 +262,25 @@ class StudyFile:
             self.study = Study.model_validate(values)
         except ValidationError as error:
             raise UserError(
-                "\n".join(f"{self.place(f.location)}: {f.sentence}" for f in findings(error, Study))
+                "\n".join(f"{self.place(f.location)}: {_hinted(f)}" for f in findings(error, Study))
             ) from None
 
     def place(self, location: tuple[int | str, ...]) -> str:
         """Where a value came from: a place in the file, or the command line."""
         key = location[1] if location[:1] == ("config",) and len(location) > 1 else location[0] if location else None
         return f"--set {key}" if key in self.overrides else self.document.place(location)
+
+
+def _hinted(finding: Finding) -> str:
+    """The sentence; for a config field that stands beside `config`, where it belongs."""
+    location = finding.location
+    if (
+        len(location) == 1
+        and location[0] not in Study.model_fields
+        and location[0] in set(TrainConfig.model_fields) - set(OWN_KEYS)
+    ):
+        return f"{location[0]} is a field of a trial's config: put it under `config:`"
+    return finding.sentence
 
 
 def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:

@@ -33,7 +33,8 @@ def cell_frame(standing: Standing) -> pd.DataFrame:
     Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
     percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
     `difference` (ours less the paper's, points); `candidates` tried; `selected` (the searched fields'
-    values, as JSON) and `score` (what the rule compared, percent); `problem`; `note` on the printed
+    values, as JSON; of `tied` others with the same score, the first listed) and `score` (what the rule
+    compared, percent); `problem`; `note` on the printed
     number; `commits` and `hardware` behind the cell, separated by semicolons.
     """
     study = standing.plan.file.study
@@ -57,6 +58,7 @@ def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
         "difference": mean - printed if mean is not None and printed is not None else None,
         "candidates": len(cell.candidates),
         "selected": json.dumps(result.selected.values) if result.selected else "",
+        "tied": result.tied,
         "score": None if result.score is None else 100 * result.score,
         "problem": result.problem,
         "note": cell.printed.note if cell.printed else "",
@@ -171,7 +173,8 @@ def _selected(cell: dict[str, Any]) -> str:
     if cell["candidates"] == 1 or not cell["selected"]:
         return ""
     values = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(cell["selected"]).items())
-    return f"{values} (of {cell['candidates']})"
+    tied = f", tied with {cell['tied']}" if cell["tied"] else ""
+    return f"{values} (of {cell['candidates']}{tied})"
 
 
 def _short(value: Any) -> str:

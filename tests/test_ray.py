@@ -91,7 +91,7 @@ def test_a_run_ends_with_records_and_a_table_that_says_n(complete: tuple[Path, P
     assert str(saved) in printed
     assert str(places.trials) in printed
     assert str(places.mlflow / "mlflow.db") in printed
-    assert "dh2l-study ui" in printed
+    assert "study ui" in printed
 
 
 def test_a_run_leaves_nothing_but_results(complete: tuple[Path, Places, str]) -> None:
@@ -155,6 +155,22 @@ def test_a_study_with_a_diverging_arm_ends_with_exit_code_1_its_table_and_the_tr
     assert "(n=1)" in with_energy
     assert "| diverged (1 of 1)" in diverged
     assert ended.stdout.count("became non-finite in epoch 1") == 2  # as it ended, and below the table
+
+
+def test_trials_that_fail_cost_no_other_trial_and_no_worker(tmp_path: Path, digits: Path) -> None:
+    """More failures than workers, between trials that are sound: every trial is accounted for."""
+    study = write_study(tmp_path, TWO_ARMS.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"), "failing")
+    places = Places.of(tmp_path / "results", digits)
+    doomed = [identity for identity in now(study, places).states if "-E-" in identity]
+    for identity in doomed:  # where its checkpoint belongs lies a file
+        places.checkpoint(identity).parent.mkdir(parents=True, exist_ok=True)
+        places.checkpoint(identity).touch()
+    ended = run(study, places, "--no-mlflow")
+    assert ended.returncode == 1, ended.stderr
+    then = now(study, places)
+    assert then.counts == {"done": 4, "failed": 4}
+    assert [identity for identity, state in then.states.items() if state is State.FAILED] == doomed
+    assert ended.stdout.count("/8] done ") == ended.stdout.count("/8] failed ") == 4
 
 
 @pytest.fixture(scope="module")

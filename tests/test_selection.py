@@ -180,3 +180,11 @@ def test_a_diverged_candidate_is_not_finished_and_does_not_keep_the_others_from_
 def test_once_the_needed_trials_are_finished_the_cell_has_a_winner(tmp_path: Path) -> None:
     result, _ = outcome(tmp_path, [["stopped", "stopped"], [(90, 90), (80, 80)], ["stopped", (99, 99)]])
     assert winner(result) == 1
+
+
+def test_a_tie_goes_to_the_candidate_listed_first_and_is_said(tmp_path: Path) -> None:
+    """Equal counts of right answers tie, however their fractions add up in floating point."""
+    percent = [100 * right / 143 for right in (137, 141, 139)]
+    result, _ = outcome(tmp_path, [[(1, percent[2])] * 2, [(2, percent[0]), (2, percent[1])], [(3, 1), (3, 1)]])
+    assert winner(result) == 0.1
+    assert result.tied == 1

@@ -231,6 +231,7 @@ def test_the_csv_has_one_line_per_cell_and_numbers_in_percent(tmp_path: Path) ->
         "difference",
         "candidates",
         "selected",
+        "tied",
         "score",
         "problem",
         "note",

@@ -66,15 +66,21 @@ def load_standing(study: str, overrides: list[str] | None, places: Places, *, wr
 
 def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
     """A data set's manifest; to look at results, the copy beside them does."""
-    from dh2l.data import Manifest, prepare, read_manifest
+    from dh2l.data import Manifest, prepare, read_manifest, verify
 
     try:
-        return read_manifest(name, places.data)
+        # Before anything is trained, every byte is read once: damage of the right size would go into records.
+        return verify(name, places.data) if write else read_manifest(name, places.data)
     except DataError:
         copy = places.manifest(name)
-        if not write and copy.exists():
-            return Manifest.model_validate_json(copy.read_bytes())
-        if name != "digits":
+        if not write and copy.exists() and not (places.data / name).exists():
+            manifest = Manifest.model_validate_json(copy.read_bytes())
+            err.print(
+                f"[yellow]note:[/yellow] {name} is not under {places.data}; "
+                f"shown as it was last run, hash {manifest.data_hash[:12]}"
+            )
+            return manifest
+        if name != "digits" or (places.data / name).exists():
             raise
         return prepare(name, places.data)  # it comes with scikit-learn: nothing to ask of the user
 

@@ -1,5 +1,6 @@
 """Commands that look: list, plan, status, table, schema."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -117,11 +118,15 @@ def table(
     data: DataOption = DATA,
     csv: Annotated[bool, typer.Option("--csv", help="Print the cells as CSV.")] = False,
 ) -> None:
-    """Render a study's accuracy table from the records, complete or not."""
+    """Render a study's accuracy table from the records, complete or not; also into the results folder."""
     from study import tables
 
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
+    if places.trials.exists():
+        with suppress(OSError):  # to look at results that cannot be written is no mistake
+            places.claim_name(now.plan.name, now.plan.file.document.path)
+            tables.save(now, places.table(now.plan.name))
     text = tables.cell_frame(now).to_csv(index=False) if csv else tables.to_markdown(now)
     out.print(text, end="", markup=False)
 

@@ -1,6 +1,8 @@
 """Commands that train: run, trial."""
 
 import math
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -187,15 +189,16 @@ def _check_device(name: str | None) -> None:
 
 
 def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
+    program = "dh2l-study" if shutil.which("dh2l-study") else f"{sys.executable} -m study"
     lines = [
         f"records: {places.trials}",
         f"table:   {files['markdown']} and {files['csv'].name}",
     ]
     if problem:
         lines.append(
-            f"MLflow:  not complete ({escape(problem)}); later: dh2l-study mlflow sync {now.plan.file.document.path}"
+            f"MLflow:  not complete ({escape(problem)}); later: {program} mlflow sync {now.plan.file.document.path}"
         )
     elif tracked:
-        lines.append(f"MLflow:  {places.store_name}; to open its UI: dh2l-study ui")
+        lines.append(f"MLflow:  {places.store_name}; to open its UI: {program} ui")
     for line in lines:
         out.print(line)

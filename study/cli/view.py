@@ -1,6 +1,7 @@
 """Commands about the MLflow view: ui, mlflow sync."""
 
 import os
+import socket
 import sys
 from typing import Annotated
 
@@ -29,6 +30,12 @@ def ui(
         raise UserError(
             f"there is no MLflow store at {store} yet; run a study first, or `dh2l-study mlflow sync STUDY`"
         )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used ({error.strerror}); give another with --port") from None
     from study.tracking import table_links
 
     address = f"http://127.0.0.1:{port}"
