@@ -7,6 +7,7 @@ the projection vector w_i = u_i − c_k (eq. 3).
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -101,7 +102,7 @@ class TreeIndex(nn.Module):
         return seen
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A bias-free last layer: logits from features and from the class vectors that `spheres` computes.
 
     Attributes:
@@ -112,9 +113,9 @@ class Classifier(nn.Module):
     n_features: int
     no_decay: tuple[str, ...] = ()
 
+    @abstractmethod
     def spheres(self) -> Spheres:
         """The class vectors, and what they are made of, from the present parameters."""
-        raise NotImplementedError
 
     def logits(self, features: Tensor, spheres: Spheres) -> Tensor:
         """Features ``(batch, d)`` → logits ``(batch, n_classes)``, over all classes always: x·Wᵀ, scaled."""
