@@ -209,18 +209,29 @@ def _truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_remove, _truncate])
-def test_a_trial_whose_data_are_damaged_becomes_a_failed_record_and_a_run_retries_it(
-    tmp_path: Path, places: Places, cli: CommandLine, never_killed: Places, damage: Callable[[Path], None]
+def test_damaged_data_are_refused_before_anything_is_trained(
+    tmp_path: Path, places: Places, cli: CommandLine, damage: Callable[[Path], None]
 ) -> None:
     cli.places = Places.of(places.results, shutil.copytree(places.data, tmp_path / "damaged"))
     study = write_study(tmp_path, STUDY)
     damage(cli.places.data / "digits" / "test_x.npy")
+    for words in (("trial", study, "digits"), ("run", study, "--shard", "1/1")):
+        assert "test_x.npy" in cli.mistake(*words)
+    assert list(places.trials.glob("*")) == []
 
-    code, out, _ = cli("trial", study, "digits")
-    assert code == 1
-    assert "failed" in out
-    (path,) = places.trials.glob("*.json")
-    failed = parse_record(path)
+
+@pytest.mark.parametrize("damage", [_remove, _truncate])
+def test_a_trial_whose_data_are_damaged_later_becomes_a_failed_record_and_a_run_retries_it(
+    tmp_path: Path, places: Places, cli: CommandLine, never_killed: Places, damage: Callable[[Path], None]
+) -> None:
+    damaged = Places.of(places.results, shutil.copytree(places.data, tmp_path / "damaged"))
+    study = write_study(tmp_path, STUDY)
+    plan = make_plan(find_study(str(study)), lambda name: read_manifest(name, places.data))
+    damage(damaged.data / "digits" / "test_x.npy")
+
+    (config,) = plan.configs.values()
+    failed = drain(run_trial(config, damaged, threads=1), lambda epoch: pytest.fail(f"trained {epoch}"))
+    assert parse_record(places.trials / f"{config.identity}.json") == failed
     assert (failed.state, failed.last) == ("failed", None)
     assert failed.failure is not None
     assert failed.failure.kind == "DataError"
@@ -229,7 +240,6 @@ def test_a_trial_whose_data_are_damaged_becomes_a_failed_record_and_a_run_retrie
     assert "DataError" in failed.failure.traceback.splitlines()[-1]
     assert list(places.claims.glob("*.json")) == []
 
-    cli.places = places
     code, out, error = cli("run", study, "--shard", "1/1")
     assert (code, error) == (0, "")
     assert "(n=1)" in out
