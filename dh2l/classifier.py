@@ -8,13 +8,14 @@ the projection vector w_i = u_i − c_k (eq. 3).
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dh2l.errors import UserError, unknown_name
+from dh2l.siblings import TreeIndex
 from dh2l.tree import ClassTree
 
 CentreMode = Literal["learned", "parent", "mean"]
@@ -35,71 +36,6 @@ class Spheres(NamedTuple):
     projections: dict[int, Tensor]
     centres: dict[int, Tensor]
     scale: Tensor | None
-
-
-class SiblingGroups(nn.Module):
-    """The nodes of one level l ≥ 1 grouped by parent, as static index tensors that move with the module.
-
-    A row stands for a parent; m is the size of the largest group, and smaller groups are padded.
-
-    Attributes:
-        member: node of level l in each place, ``(n_{l−1}, m)``; 0 where padded.
-        filled: whether a place holds a node, bool, ``(n_{l−1}, m)``.
-        parent: the group of each node, ``(n_l,)``.
-    """
-
-    member: Tensor
-    filled: Tensor
-    parent: Tensor
-
-    def __init__(self, tree: ClassTree, level: int) -> None:
-        super().__init__()
-        parents = tree.parents(level).tolist()
-        groups: list[list[int]] = [[] for _ in range(tree.size(level - 1))]
-        for node, parent in enumerate(parents):
-            groups[parent].append(node)
-        width = max(map(len, groups))
-        member = [group + [0] * (width - len(group)) for group in groups]
-        filled = [[True] * len(group) + [False] * (width - len(group)) for group in groups]
-        for name, values in (("member", member), ("filled", filled), ("parent", parents)):
-            self.register_buffer(name, torch.tensor(values), persistent=False)
-
-    def present(self, nodes: Tensor) -> Tensor:
-        """Places held by a node of the mask ``nodes`` ``(n_l,)``: bool ``(n_{l−1}, m)``."""
-        return nodes[self.member] & self.filled
-
-
-class TreeIndex(nn.Module):
-    """A class tree as index tensors on the classifier's device."""
-
-    def __init__(self, tree: ClassTree) -> None:
-        super().__init__()
-        self.depth = tree.depth
-        self.n_classes = tree.n_classes
-        self._groups = nn.ModuleList(SiblingGroups(tree, level) for level in range(1, tree.depth + 1))
-
-    def groups(self, level: int) -> SiblingGroups:
-        """The nodes of level l ≥ 1, grouped by parent: one group per sphere of level l."""
-        return cast("SiblingGroups", self._groups[level - 1])
-
-    def seen_classes(self, labels: Tensor) -> Tensor:
-        """Which classes occur among ``labels`` ``(batch,)``: bool ``(n_classes,)`` (D8).
-
-        Compared with every class rather than scattered: deterministic on every device, and an empty
-        batch has seen nothing.
-        """
-        return (labels[:, None] == torch.arange(self.n_classes, device=labels.device)).any(dim=0)
-
-    def seen_nodes(self, class_seen: Tensor | None) -> dict[int, Tensor]:
-        """Level l of 0..L → which of its nodes have a seen class below them: bool ``(n_l,)`` (D8).
-
-        ``class_seen`` is ``(n_classes,)``; None means that every class counts (`batch_structure: all`).
-        """
-        parent = self.groups(self.depth).parent
-        seen = {self.depth: torch.ones_like(parent, dtype=torch.bool) if class_seen is None else class_seen}
-        for level in range(self.depth, 0, -1):
-            seen[level - 1] = self.groups(level).present(seen[level]).any(dim=1)
-        return seen
 
 
 class Classifier(nn.Module, ABC):

@@ -1,13 +1,14 @@
 """E, the energy of the layers: pairwise penalties reduced per layer and summed over layers (section 4.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dh2l.errors import UserError, unknown_name
-from dh2l.metrics import clamped_pairs, find_metric, pairwise_penalty
+from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff
 
 Reduction = Literal["mean", "sum"]
 
@@ -16,6 +17,8 @@ def layer_vectors(weight: Tensor) -> Tensor:
     """The weight vectors of a layer as the rows of a matrix ``(n, d)``.
 
     A convolution ``(c_out, c_in, kh, kw)`` has n = c_out and d = c_in·kh·kw; a linear weight stays as it is.
+    The components lie in the order of memory, so that a channels-last weight is not copied; no penalty depends
+    on their order.
 
     Raises:
         UserError: the weight has fewer than two dimensions.
@@ -25,25 +28,79 @@ def layer_vectors(weight: Tensor) -> Tensor:
             "a layer's weight has one vector per output, shape (n, d) or (c_out, c_in, kh, kw), but this one "
             f"has shape {tuple(weight.shape)}; leave biases and batch norm out"
         )
+    if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)
     return weight.flatten(1)
 
 
-def reduce_pairs(penalty: Tensor, reduction: Reduction) -> Tensor:
-    """Mean or sum over the unordered pairs, ``(…, n, n)`` → ``(…)``; 0 where n < 2.
+class Energy:
+    """Σ over layers of the reduced penalties of the layer's pairs (E, section 4.1), before the factor λe.
 
-    The print has the sum, MHE's own code the mean.
+    What does not change from step to step is made once, from the shapes of the weights. A call stacks the layers
+    of one shape, multiplies each stack once, and takes the penalties of all pairs of all layers together.
 
     Args:
-        penalty: symmetric, with 0 on the diagonal.
-        reduction: ``"mean"`` or ``"sum"``.
+        weights: of convolutions and linear layers, shaped as torch keeps them; calls take weights like these.
+        metric: key of ``METRICS``.
+        reduction: over the pairs of one layer, mean (MHE's own code) or sum (the print); layers are always summed.
+        ternary_threshold: of ``hamming_ternary``, see ``pairwise_penalty``.
 
     Raises:
-        UserError: an unknown reduction.
+        UserError: an unknown metric or reduction, a weight of the wrong shape, or a threshold below 0.
     """
-    if reduction not in get_args(Reduction):
-        raise UserError(unknown_name("reduction", reduction, get_args(Reduction)))
-    total = penalty.sum(dim=(-2, -1)) / 2  # the matrix holds every pair twice
-    return total / max(_n_pairs(penalty.shape[-1]), 1) if reduction == "mean" else total
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        metric: str,
+        *,
+        reduction: Reduction = "mean",
+        ternary_threshold: float = 0.0,
+    ) -> None:
+        if reduction not in get_args(Reduction):
+            raise UserError(unknown_name("reduction", reduction, get_args(Reduction)))
+        self._metric, self._threshold = find_metric(metric), ternary_threshold
+        ternary_cutoff(self._metric, torch.zeros(1, 1), ternary_threshold)  # refuse it also where there are no pairs
+        alike: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+        for position, weight in enumerate(weights):
+            rows = layer_vectors(weight.detach())
+            alike.setdefault((rows.shape, rows.dtype), []).append(position)
+        self._stacks = list(alike.values())
+        self._n_pairs = sum(len(stack) * n * (n - 1) // 2 for ((n, _), _), stack in alike.items())
+        precision = reduce(torch.promote_types, (weight.dtype for weight in weights), torch.float32)
+        shares, sizes = [torch.empty(0, dtype=precision)], [torch.empty(0, dtype=precision)]
+        for ((n, d), _), stack in alike.items():
+            # The matrix holds every pair twice, and its diagonal counts nothing.
+            share = 1 / max(n * (n - 1), 1) if reduction == "mean" else 0.5
+            shares.append(((1 - torch.eye(n, dtype=precision)) * share).expand(len(stack), n, n).flatten())
+            sizes.append(torch.full((len(stack) * n * n,), d, dtype=precision))
+        device = weights[0].device if weights else None
+        self._shares, self._d = torch.cat(shares).to(device), torch.cat(sizes).to(device)
+
+    def __call__(self, weights: Sequence[Tensor]) -> Tensor:
+        """E of the weights, a scalar with gradient; 0 where no layer has a pair."""
+        with torch.autocast(self._shares.device.type, enabled=False):
+            if not self._stacks:
+                return self._shares.sum()
+            return (penalties(self._metric, self._measures(weights), self._d) * self._shares).sum()
+
+    @torch.no_grad()
+    def clamped_fraction(self, weights: Sequence[Tensor]) -> Tensor:
+        """Fraction of all unordered pairs, over all layers, that the clamp of footnote 6 holds; 0 without pairs."""
+        if not self._stacks:
+            return self._shares.sum()
+        with torch.autocast(self._shares.device.type, enabled=False):
+            held = clamped(self._metric, self._measures(weights))
+        return (held & (self._shares > 0)).sum() / max(2 * self._n_pairs, 1)
+
+    def _measures(self, weights: Sequence[Tensor]) -> Measures:
+        """The measures of all pairs of all layers, in a row."""
+        found = []
+        for stack in self._stacks:
+            W = torch.stack([layer_vectors(weights[position]) for position in stack])
+            W = W.to(torch.promote_types(W.dtype, torch.float32))
+            found.append(measure(self._metric, W, ternary_cutoff(self._metric, W, self._threshold)))
+        return Measures(_in_a_row(m.cos for m in found), _in_a_row(m.h for m in found))
 
 
 def energy(
@@ -53,54 +110,14 @@ def energy(
     reduction: Reduction = "mean",
     ternary_threshold: float = 0.0,
 ) -> Tensor:
-    """Σ over layers of the reduced penalties of the layer's pairs (E, section 4.1), before the factor λe.
-
-    Layers of one shape are computed together.
-
-    Args:
-        weights: of convolutions and linear layers, shaped as torch keeps them.
-        metric: key of ``METRICS``.
-        reduction: over the pairs of one layer; layers are always summed.
-        ternary_threshold: of ``hamming_ternary``, see ``pairwise_penalty``.
+    """E of some layers: an `Energy` for one call, with its arguments and errors.
 
     Returns:
-        Tensor: a scalar; 0 where there are no layers.
-
-    Raises:
-        UserError: an unknown metric or reduction, or a weight of the wrong shape.
+        Tensor: a scalar with gradient; 0 where there are no layers.
     """
-    find_metric(metric)  # also where there are no layers
-
-    def layer_energies(W: Tensor) -> Tensor:
-        return reduce_pairs(pairwise_penalty(metric, W, ternary_threshold=ternary_threshold), reduction)
-
-    return _sum_over_layers(weights, layer_energies)
+    return Energy(weights, metric, reduction=reduction, ternary_threshold=ternary_threshold)(weights)
 
 
-def clamped_fraction(weights: Sequence[Tensor], metric: str, *, ternary_threshold: float = 0.0) -> Tensor:
-    """Fraction of all unordered pairs, over all layers, that ``clamped_pairs`` marks.
-
-    Arguments and errors are those of ``energy``.
-
-    Returns:
-        Tensor: a scalar in [0, 1] without gradient; 0 where there are no pairs.
-    """
-    find_metric(metric)
-
-    def layer_counts(W: Tensor) -> Tensor:
-        return reduce_pairs(clamped_pairs(metric, W, ternary_threshold=ternary_threshold), "sum")
-
-    return _sum_over_layers(weights, layer_counts) / max(sum(_n_pairs(len(weight)) for weight in weights), 1)
-
-
-def _sum_over_layers(weights: Sequence[Tensor], per_layer: Callable[[Tensor], Tensor]) -> Tensor:
-    """Σ of ``per_layer``, a map ``(k, n, d)`` → ``(k,)``, called once for all layers of one shape."""
-    alike: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
-    for weight in weights:
-        rows = layer_vectors(weight)
-        alike.setdefault((rows.shape, rows.dtype), []).append(rows)
-    return sum((per_layer(torch.stack(layers)).sum() for layers in alike.values()), torch.zeros(()))
-
-
-def _n_pairs(n: int) -> int:
-    return n * (n - 1) // 2
+def _in_a_row(parts: Iterable[Tensor | None]) -> Tensor | None:
+    there = [part.flatten() for part in parts if part is not None]
+    return torch.cat(there) if there else None

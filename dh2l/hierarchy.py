@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dh2l.classifier import HierarchicalClassifier, SiblingGroups, Spheres
+from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.errors import UserError
-from dh2l.metrics import clamped_pairs, pairwise_penalty
+from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff
+from dh2l.names import Metric
+from dh2l.siblings import SiblingBlock
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,14 @@ class HierarchicalTerms:
             repeat R_p of the level above.
         depth: L, the number of levels.
         metric: the penalty.
-        counted: per term, its vectors ``(n, d)`` and which pairs of them count, bool ``(n, n)``.
+        counted: the measures of the pairs, and their weights: a pair that does not count has weight 0.
     """
 
     projection: dict[int, Tensor]
     centre: dict[int, Tensor]
     depth: int
-    metric: str
-    counted: tuple[tuple[Tensor, Tensor], ...]
+    metric: Metric
+    counted: tuple[tuple[Measures, Tensor], ...]
 
     def weighted(self, level_weights: Sequence[float]) -> Tensor:
         """R = Σ_l λ_l (R_p + R_c) (eq. 4, 5), a scalar; ``level_weights`` are λ_1 … λ_L.
@@ -50,9 +52,10 @@ class HierarchicalTerms:
     @property
     def clamped_fraction(self) -> Tensor:
         """Fraction of the counted pairs that footnote 6 clamps, a scalar; 0 where no pair counts."""
-        clamped = [(clamped_pairs(self.metric, vectors) & pairs).sum() for vectors, pairs in self.counted]
-        n_pairs = torch.stack([pairs.sum() for _, pairs in self.counted]).sum()
-        return torch.stack(clamped).sum() / n_pairs.clamp(min=1)
+        if not self.counted:
+            return next(iter(self.projection.values())).new_zeros(())
+        held = torch.stack([(clamped(self.metric, m) & (w > 0)).sum() for m, w in self.counted]).sum()
+        return held / torch.stack([(w > 0).sum() for _, w in self.counted]).sum().clamp(min=1)
 
 
 def hierarchical_terms(
@@ -70,8 +73,9 @@ def hierarchical_terms(
     the pairs of relative centres of their children's spheres. Only seen nodes count, and a sphere or
     node without pairs is left out of the mean; without any pair a term is exactly 0, with zero gradient.
 
-    The penalty is computed between all vectors of a level, and pairs of siblings are weighted: "the layer"
-    of a ternary threshold is then the level, and the gradient needs no scattered sums.
+    The groups of siblings are gathered side by side, in blocks of about one size, and each block is multiplied
+    at once: the cost is that of the pairs of siblings, not of all pairs of a level. "The layer" of a ternary
+    threshold is the level.
 
     Args:
         classifier: the classifier.
@@ -83,31 +87,37 @@ def hierarchical_terms(
     Raises:
         UserError: an unknown metric.
     """
-    nodes = classifier.index.seen_nodes(seen)
+    nodes, found = classifier.index.seen_nodes(seen), find_metric(metric)
     counted = []
 
     def term(vectors: Tensor, level: int) -> Tensor:
-        penalty = pairwise_penalty(metric, vectors, ternary_threshold=ternary_threshold)
-        weights = pair_weights(classifier.index.groups(level), nodes[level], penalty.dtype)
-        counted.append((vectors.detach(), weights > 0))
-        return (penalty * weights).sum()
+        blocks = classifier.index.groups(level).blocks
+        cutoff = ternary_cutoff(found, vectors, ternary_threshold)
+        total = vectors.new_zeros(())
+        for block, weights in zip(blocks, pair_weights(blocks, nodes[level], vectors.dtype), strict=True):
+            measures = measure(found, block.gather(vectors), cutoff)
+            counted.append((measures, weights))
+            total = total + (penalties(found, measures, vectors.shape[-1]) * weights).sum()
+        return total
 
-    projection = {level: term(vectors, level) for level, vectors in spheres.projections.items()}
-    centre: dict[int, Tensor] = {}
-    if classifier.centre_mode != "parent":
-        centre = {level + 1: term(vectors, level) for level, vectors in spheres.centres.items()}
-    return HierarchicalTerms(projection, centre, classifier.depth, metric, tuple(counted))
+    with torch.autocast(spheres.weight.device.type, enabled=False):
+        projection = {level: term(vectors, level) for level, vectors in spheres.projections.items()}
+        centre: dict[int, Tensor] = {}
+        if classifier.centre_mode != "parent":
+            centre = {level + 1: term(vectors, level) for level, vectors in spheres.centres.items()}
+    return HierarchicalTerms(projection, centre, classifier.depth, found, tuple(counted))
 
 
-def pair_weights(groups: SiblingGroups, nodes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights that make a sum over the pairs of a level's n nodes the mean of the groups' mean pairs.
+def pair_weights(blocks: Sequence[SiblingBlock], nodes: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Weights that make a sum over all pairs of places the mean of the groups' mean pairs.
 
-    ``(n, n)``, above the diagonal; 0 but for two siblings that are both in the mask ``nodes``
-    ``(n,)``, and 0 throughout where there are none.
+    ``(k, m, m)`` for each block: 0 but for two places that both hold a node of the mask ``nodes`` ``(n,)``,
+    and 0 throughout where there are none. Both orders of a pair have half its weight.
     """
-    size = groups.present(nodes).sum(dim=1)
-    n_pairs = size * (size - 1) // 2
-    share = (n_pairs > 0).to(dtype) / (n_pairs * (n_pairs > 0).sum()).clamp(min=1)
-    siblings = groups.parent[:, None] == groups.parent[None, :]
-    pairs = (siblings & nodes[:, None] & nodes[None, :]).triu(diagonal=1)
-    return pairs * share[groups.parent, None]
+    present = [block.present(nodes).to(dtype) for block in blocks]
+    orders = [n * (n - 1) for n in (p.sum(dim=1) for p in present)]
+    n_groups = sum(((n > 0).sum() for n in orders), torch.zeros((), dtype=torch.int64, device=nodes.device))
+    return [
+        p[:, :, None] * p[:, None, :] * block.apart / (n * n_groups).clamp(min=1)[:, None, None]
+        for block, p, n in zip(blocks, present, orders, strict=True)
+    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dh2l.config import TrainConfig
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised when a change of this library's code changes the numbers that a config gives."""
 
 

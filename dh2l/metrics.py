@@ -7,11 +7,14 @@ Of two rows w_i, w_j of a weight of shape ``(n, d)``, with s the sign code of ea
 
 The clamp is to [−0.99, 0.99] (footnote 6) and passes no gradient outside. Values and gradients are finite
 for every finite weight.
+
+A penalty is computed in two steps: `measure` multiplies matrices, rows by rows, and `penalties` is a function
+of single pairs, whatever layer they come from. So the pairs of many layers go through the second step at once.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +22,17 @@ from torch import Tensor
 from dh2l.errors import UserError, unknown_name
 from dh2l.names import METRICS, Mean, Metric
 
-__all__ = ["METRICS", "clamped_pairs", "find_metric", "pairwise_penalty"]
+__all__ = [
+    "METRICS",
+    "Measures",
+    "clamped",
+    "clamped_pairs",
+    "find_metric",
+    "measure",
+    "pairwise_penalty",
+    "penalties",
+    "ternary_cutoff",
+]
 
 _BOUND = 0.99  # of the clamp, footnote 6
 _NO_DIRECTION = 1e-8  # a row shorter than this has cos 0 with every other
@@ -54,23 +67,10 @@ def pairwise_penalty(name: str, weight: Tensor, *, ternary_threshold: float = 0.
     Raises:
         UserError: an unknown name, a weight without rows of d ≥ 1 entries, or a threshold below 0.
     """
-    _check_threshold(ternary_threshold)
     metric, W = find_metric(name), _rows(weight)
     with torch.autocast(W.device.type, enabled=False):
-        match name:
-            case "n_euclidean2":
-                penalty = 1 / (2 - 2 * _clamp(_cosines(W)))
-            case "angular2":
-                penalty = _clamp(_cosines(W)).arccos() ** -2
-            case "cosine":
-                penalty = _cosines(W)
-            case "hamming_binary":
-                penalty = (1 + _agreements(_binary_code(W))) / 2
-            case "hamming_ternary":
-                penalty = (1 + _agreements(_ternary_code(W, ternary_threshold))) / 2
-            case _:
-                penalty = _combined(metric, _cosines(W), _agreements(_binary_code(W)), W.shape[-1])
-        return _without_diagonal(penalty)
+        measures = measure(metric, W, ternary_cutoff(metric, W, ternary_threshold))
+        return _without_diagonal(penalties(metric, measures, W.shape[-1]))
 
 
 def clamped_pairs(name: str, weight: Tensor, *, ternary_threshold: float = 0.0) -> Tensor:
@@ -91,15 +91,87 @@ def clamped_pairs(name: str, weight: Tensor, *, ternary_threshold: float = 0.0) 
     Raises:
         UserError: as ``pairwise_penalty``.
     """
-    _check_threshold(ternary_threshold)
     metric, W = find_metric(name), _rows(weight).detach()
-    clamped = W.new_zeros((*W.shape[:-1], W.shape[-2]), dtype=torch.bool)
     with torch.autocast(W.device.type, enabled=False):
-        if metric.clamps_cosine:
-            clamped = clamped | (_cosines(W).abs() > _BOUND)
-        if metric.clamps_agreement:
-            clamped = clamped | (_agreements(_binary_code(W)).abs() > _BOUND)
-    return clamped
+        return _without_diagonal(clamped(metric, measure(metric, W, ternary_cutoff(metric, W, ternary_threshold))))
+
+
+class Measures(NamedTuple):
+    """What the penalty of a pair is a function of; tensors of one shape, None where the metric does not use it.
+
+    Attributes:
+        cos: cosines of the vectors.
+        h: agreements of their codes (D_h, eq. 8).
+    """
+
+    cos: Tensor | None
+    h: Tensor | None
+
+
+def measure(metric: Metric, W: Tensor, cutoff: Tensor | None) -> Measures:
+    """Cosine and agreement of every pair of rows, ``(…, n, d)`` → ``(…, n, n)``; the diagonal means nothing.
+
+    Args:
+        metric: says which of the two are needed.
+        W: in float32 or float64, outside autocast.
+        cutoff: as `ternary_cutoff` gives it.
+    """
+    cos = _cosines(W) if metric.continuous else None
+    if metric.discrete is None:
+        return Measures(cos, None)
+    zero = None if cutoff is None else W.detach().abs() <= cutoff
+    agreement: Tensor = _Agreement.apply(W, zero)
+    return Measures(cos, agreement)
+
+
+def ternary_cutoff(metric: Metric, W: Tensor, threshold: float) -> Tensor | None:
+    """t·mean|w| of each layer, ``(…, n, d)`` → ``(…, 1, 1)``, without gradient: up to there a ternary code is 0 (D1).
+
+    None for a metric without ternary codes.
+
+    Raises:
+        UserError: a threshold that is not finite or below 0.
+    """
+    if not 0 <= threshold < math.inf:
+        raise UserError(f"the ternary threshold must be a finite number ≥ 0, but it is {threshold}")
+    if metric.key != "hamming_ternary":
+        return None
+    # Divided before it is summed: the sum of a layer of huge entries would overflow.
+    return threshold * (W.detach().abs() / max(W.shape[-2] * W.shape[-1], 1)).sum(dim=(-2, -1), keepdim=True)
+
+
+def penalties(metric: Metric, measures: Measures, d: Tensor | int) -> Tensor:
+    """The penalty of each pair, from its measures alone; of their shape.
+
+    Every slope is finite, on the diagonal too, so that a pair is left out by multiplying with 0.
+
+    Args:
+        metric: the penalty.
+        measures: of pairs from any layers, in any shape.
+        d: entries of a row, a number or one for each pair.
+    """
+    cos, h = measures
+    match metric:
+        case Metric(key="cosine") if cos is not None:
+            return cos
+        case Metric(key="n_euclidean2") if cos is not None:
+            return 1 / (2 - 2 * _clamp(cos))
+        case Metric(key="angular2") if cos is not None:
+            return _clamp(cos).arccos() ** -2
+        case Metric(mean=None) if h is not None:
+            return (1 + h) / 2
+        case _ if cos is not None and h is not None:
+            return _combined(metric, cos, h, d)
+    raise ValueError(f"{metric.key} was given measures of another metric")
+
+
+def clamped(metric: Metric, measures: Measures) -> Tensor:
+    """Which pairs the clamp of footnote 6 holds: bool, of the measures' shape."""
+    held = torch.zeros_like(next(m for m in measures if m is not None), dtype=torch.bool)
+    for values, clamps in zip(measures, (metric.clamps_cosine, metric.clamps_agreement), strict=True):
+        if clamps and values is not None:
+            held = held | (values.detach().abs() > _BOUND)
+    return held
 
 
 # Of a ≥ 0 and b > 0: b comes from θ, which the clamp keeps off 0 and 1, so that no denominator is 0.
@@ -110,7 +182,7 @@ _MEANS: dict[Mean | None, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _combined(metric: Metric, cos: Tensor, h: Tensor, d: int) -> Tensor:
+def _combined(metric: Metric, cos: Tensor, h: Tensor, d: Tensor | int) -> Tensor:
     """The eighteen penalties of eq. 9–11, in [0, 1]: a mean M of the discrete and the continuous angle."""
     mean_of = _MEANS[metric.mean]
     theta = _clamp(cos).arccos() / math.pi
@@ -124,7 +196,7 @@ def _combined(metric: Metric, cos: Tensor, h: Tensor, d: int) -> Tensor:
     if metric.mean == "gm" and metric.discrete == "linear":
         # The root's slope is infinite at φ = 0. φ is a multiple of 1/(2d), so the floor changes only
         # pairs of equal codes; it passes the gradient, so that they still repel.
-        phi = phi + (phi.clamp(min=1 / (4 * d)) - phi).detach()
+        phi = phi + (phi.clamp(min=0.25 / d) - phi).detach()
     mean = mean_of(phi, theta)
     return 1 - mean if metric.cosine == "none" else _raised_cosine(mean)
 
@@ -139,62 +211,62 @@ def _clamp(cos: Tensor) -> Tensor:
 
 
 def _cosines(W: Tensor) -> Tensor:
-    """cos_ij, ``(…, n, d)`` → ``(…, n, n)``, with 0 on the diagonal."""
+    """cos_ij, ``(…, n, d)`` → ``(…, n, n)``.
+
+    The lengths are read off the diagonal of the products: what is done to pairs costs n², to rows n·d.
+    """
     # Squares of huge entries would overflow. The cosine is scale-free, so the divisor needs no gradient.
     rows = W / W.detach().abs().amax(dim=-1, keepdim=True).clamp(min=1)
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    directionless = norm < _NO_DIRECTION
-    unit = (rows / norm.masked_fill(directionless, 1)).masked_fill(directionless, 0)
-    return _without_diagonal(unit @ unit.mT)
+    products: Tensor = _Products.apply(rows)
+    squares = products.diagonal(dim1=-2, dim2=-1)
+    directionless = squares < _NO_DIRECTION**2
+    inverse = squares.masked_fill(directionless, 1).rsqrt().masked_fill(directionless, 0)
+    return products * inverse[..., :, None] * inverse[..., None, :]
 
 
-def _agreements(code: Tensor) -> Tensor:
-    """h_ij (D_h, eq. 8) of codes in {−1, 0, 1}, ``(…, n, d)`` → ``(…, n, n)``, with 0 on the diagonal.
+class _Products(torch.autograd.Function):
+    """x·xᵀ, whose backward multiplies once where autograd's own would twice."""
 
-    Exact: a float32 sum of up to 2^24 such products does not round.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """``(…, n, d)`` → ``(…, n, n)``."""
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Tensor:
+        """(G + Gᵀ)·x."""
+        (x,) = ctx.saved_tensors
+        return (grad[0] + grad[0].mT) @ x  # type: ignore[no-any-return]
+
+
+class _Agreement(torch.autograd.Function):
+    """h (D_h, eq. 8) of the rows' sign codes; backward the saturated straight-through estimator (3.3).
+
+    A code is s(x) = 1 where x ≥ 0, else −1; with the mask ``zero`` it is ternary: sign(x), but 0 where the
+    mask holds. Backward, ds/dx = 1 where |x| ≤ 1, else 0. Exact: a float32 sum of up to 2^24 products of
+    codes does not round.
     """
-    return _without_diagonal(code @ code.mT / code.shape[-1])
-
-
-def _binary_code(W: Tensor) -> Tensor:
-    """s(x) = 1 where x ≥ 0, else −1."""
-    code: Tensor = _Sign.apply(W, None)
-    return code
-
-
-def _ternary_code(W: Tensor, threshold: float) -> Tensor:
-    """s(x) = sign(x), but 0 where |x| ≤ t·mean|w| of the layer."""
-    size = W.detach().abs()
-    # Divided before it is summed: the sum of a layer of huge entries would overflow.
-    mean = (size / max(W.shape[-2] * W.shape[-1], 1)).sum(dim=(-2, -1), keepdim=True)
-    code: Tensor = _Sign.apply(W, size <= threshold * mean)
-    return code
-
-
-class _Sign(torch.autograd.Function):
-    """The sign codes; backward the saturated straight-through estimator, ds/dx = 1 where |x| ≤ 1 (3.3)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, zero: Tensor | None) -> Tensor:
-        """Binary codes of ``x``, or, with the mask ``zero`` of its shape, ternary ones."""
-        ctx.save_for_backward(x.abs() <= 1)
-        if zero is None:
-            return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
-        return x.sign().masked_fill(zero, 0)
+        """``(…, n, d)`` → ``(…, n, n)``."""
+        sign = x.sign()
+        code = sign.add_(0.5).sign_() if zero is None else sign.masked_fill_(zero, 0)
+        ctx.save_for_backward(x, code)
+        return code @ code.mT / x.shape[-1]
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        """The gradient where |x| ≤ 1, else 0."""
-        (passes,) = ctx.saved_tensors
-        return grad[0] * passes, None
+        """The gradient of the codes where |x| ≤ 1, else 0."""
+        x, code = ctx.saved_tensors
+        of_code = (grad[0] + grad[0].mT) / x.shape[-1] @ code
+        above = 1 + torch.finfo(x.dtype).eps  # the least number above 1: the operator leaves its bounds out
+        return torch.ops.aten.hardtanh_backward(of_code, x, -above, above), None
 
 
 def _without_diagonal(pairs: Tensor) -> Tensor:
-    """0 on the diagonal, with zero gradient.
-
-    Before any root or division as well as after: a slope that is infinite there would make NaN of a
-    gradient masked afterwards.
-    """
+    """0 on the diagonal, with zero gradient."""
     return pairs.masked_fill(torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device), 0)
 
 
@@ -205,8 +277,3 @@ def _rows(weight: Tensor) -> Tensor:
             f"shape {tuple(weight.shape)}; flatten each weight vector into one row"
         )
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold < math.inf:
-        raise UserError(f"the ternary threshold must be a finite number ≥ 0, but it is {threshold}")

@@ -9,7 +9,7 @@ from torch.nn import functional
 from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.config import TrainConfig
 from dh2l.constraints import violations
-from dh2l.energy import clamped_fraction, energy
+from dh2l.energy import Energy
 from dh2l.hierarchy import HierarchicalTerms, hierarchical_terms
 from dh2l.models import ResNet
 from dh2l.tree import ClassTree
@@ -46,6 +46,14 @@ class Objective:
         self.terms += ("energy",) if config.lambda_e > 0 else ()
         self.terms += ("hierarchy",) if self.level_weights else ()
         self.terms += tuple(f"constraint {name}" for name in self.constraint_weights)
+        self._energy: dict[str, Energy] = {}
+        layers = self._layers(network.classifier.spheres())
+        for name, metric in (("conv", config.conv_penalty), ("classifier", config.metric)):
+            on = config.energy_on_convolutions if name == "conv" else config.energy_on_classifier
+            if on and metric is not None:
+                self._energy[name] = Energy(
+                    layers[name], metric, reduction=config.e_reduction, ternary_threshold=config.ternary_threshold
+                )
 
     def __call__(self, images: Tensor, labels: Tensor) -> Loss:
         """Loss of normalised images ``(B, C, H, W)`` with class indices ``(B,)``."""
@@ -78,13 +86,11 @@ class Objective:
         the part of the pairs under E and R that footnote 6 clamps: the mean over E's convolutions, E's
         classifier and R. Only what the config makes meaningful.
         """
-        config, classifier = self.config, self.network.classifier
+        classifier = self.network.classifier
         spheres = classifier.spheres()
         values = {f"energy_{layers}": value for layers, value in self._energies(spheres).items()}
-        clamped = [
-            clamped_fraction(weights, metric, ternary_threshold=config.ternary_threshold)
-            for _, weights, metric in self._energy_layers(spheres)
-        ]
+        layers = self._layers(spheres)
+        clamped = [energy.clamped_fraction(layers[name]) for name, energy in self._energy.items()]
         if isinstance(classifier, HierarchicalClassifier):
             if self.level_weights:
                 terms = self._hierarchy(classifier, spheres, None)
@@ -96,22 +102,13 @@ class Objective:
             values["clamped_fraction"] = torch.stack(clamped).mean()
         return values
 
-    def _energy_layers(self, spheres: Spheres) -> list[tuple[str, list[Tensor], str]]:
-        """The groups of layers that E acts on: name, weights, metric."""
-        config = self.config
-        groups: list[tuple[str, list[Tensor], str]] = []
-        if config.energy_on_convolutions and config.conv_penalty is not None:
-            groups.append(("conv", [*self.network.conv_weights()], config.conv_penalty))
-        if config.energy_on_classifier and config.metric is not None:
-            groups.append(("classifier", [spheres.weight], config.metric))
-        return groups
+    def _layers(self, spheres: Spheres) -> dict[str, list[Tensor]]:
+        """The weights that E may act on."""
+        return {"conv": [*self.network.conv_weights()], "classifier": [spheres.weight]}
 
     def _energies(self, spheres: Spheres) -> dict[str, Tensor]:
-        config = self.config
-        return {
-            name: energy(weights, metric, reduction=config.e_reduction, ternary_threshold=config.ternary_threshold)
-            for name, weights, metric in self._energy_layers(spheres)
-        }
+        layers = self._layers(spheres)
+        return {name: energy(layers[name]) for name, energy in self._energy.items()}
 
     def _hierarchy(
         self, classifier: HierarchicalClassifier, spheres: Spheres, seen: Tensor | None

@@ -4,11 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sphere_oracle import DEEP, FLAT, MODES, TREES, UNBALANCED, Oracle, make
 
-from dh2l.classifier import CentreMode, HierarchicalClassifier, PlainClassifier, RadiusMode, TreeIndex
+from dh2l.classifier import CentreMode, HierarchicalClassifier, PlainClassifier, RadiusMode
 from dh2l.errors import UserError
 from dh2l.tree import ClassTree
 
@@ -179,35 +177,3 @@ def test_logits_are_features_times_rows_without_bias() -> None:
 def test_impossible_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         HierarchicalClassifier(FLAT, 4, **{"centres": "mean", "generator": generator(), **values})  # type: ignore[arg-type]
-
-
-trees = st.integers(1, 3).flatmap(
-    lambda depth: st.lists(st.tuples(*[st.sampled_from("abcd")] * depth), min_size=1, max_size=12, unique=True).map(
-        ClassTree
-    )
-)
-
-
-@given(trees, st.data())
-def test_seen_masks_are_the_sets_of_names_on_the_labels_paths(tree: ClassTree, data: st.DataObject) -> None:
-    labels = data.draw(st.lists(st.integers(0, tree.n_classes - 1), max_size=8))
-    index = TreeIndex(tree)
-    seen = index.seen_nodes(index.seen_classes(torch.tensor(labels, dtype=torch.int64)))
-    everyone = index.seen_nodes(None)
-    for level in range(tree.depth + 1):
-        names = {tree.paths[label][:level] for label in labels}
-        assert {node for node, s in zip(tree.levels[level], seen[level], strict=True) if s} == names
-        assert everyone[level].shape == seen[level].shape
-        assert everyone[level].all()
-
-
-@given(trees)
-def test_groups_hold_every_node_once_under_its_parent(tree: ClassTree) -> None:
-    for level in range(1, tree.depth + 1):
-        groups = TreeIndex(tree).groups(level)
-        nodes = []
-        for parent, (members, filled) in enumerate(zip(groups.member, groups.filled, strict=True)):
-            inside = members[filled].tolist()
-            assert {tree.levels[level][node][:-1] for node in inside} == {tree.levels[level - 1][parent]}
-            nodes += inside
-        assert sorted(nodes) == list(range(tree.size(level)))

@@ -20,6 +20,7 @@ from sphere_oracle import (
 )
 from torch import Tensor
 
+from dh2l import siblings
 from dh2l.classifier import CentreMode, HierarchicalClassifier, RadiusMode
 from dh2l.constraints import violations
 from dh2l.energy import energy
@@ -27,6 +28,7 @@ from dh2l.errors import UserError
 from dh2l.hierarchy import HierarchicalTerms, hierarchical_terms
 from dh2l.metrics import pairwise_penalty
 from dh2l.names import METRICS
+from dh2l.tree import ClassTree
 
 PENALTIES = {"cosine": cosine, "n_euclidean2": n_euclidean2}
 SEEN: dict[str, list[Collection[str] | None]] = {
@@ -71,6 +73,27 @@ def test_terms_and_gradients_are_those_of_the_double_loop(
         gradients = library_gradients(classifier, weighted)
         for name, gradient in oracle.gradients(total).items():
             torch.testing.assert_close(gradients[name], gradient, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("centres", ["learned", "parent", "mean"])
+def test_groups_computed_in_blocks_by_size_are_those_computed_together(
+    centres: CentreMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many groups are very unequal they are multiplied by size; value and gradient are the same."""
+    sizes = [1, 2, 3, 9, 17, 33, 2]
+    tree = ClassTree([(f"s{i}", f"c{j}") for j in range(33) for i, size in enumerate(sizes) if j < size])
+    seen = torch.rand(tree.n_classes, generator=torch.Generator().manual_seed(0)) < 0.6
+    found = []
+    for small in (siblings.SMALL_BLOCK, 0):
+        monkeypatch.setattr(siblings, "SMALL_BLOCK", small)
+        classifier = make(tree, centres)
+        assert (len(classifier.index.groups(2).blocks) > 1) == (small == 0)
+        terms = terms_of(classifier, "cos_hm", seen)
+        found.append((terms.weighted((1, 1)), library_gradients(classifier, terms.weighted((1, 1)))))
+        assert terms.clamped_fraction.isfinite()
+    (one, one_gradients), (several, several_gradients) = found
+    torch.testing.assert_close(several, one)
+    torch.testing.assert_close(several_gradients, one_gradients)
 
 
 @pytest.mark.parametrize("metric", METRICS)
