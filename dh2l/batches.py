@@ -104,28 +104,49 @@ def crop_and_flip(images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, p
     return crops * inside[..., None]
 
 
-def train_batches(
-    split: Split, *, batch_size: int, padding: int, flip: bool, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented uint8 batches ``(B, H, W, C)`` with their labels ``(B,)``.
+class TrainBatches:
+    """One epoch after the other of augmented uint8 batches, each made where it is asked for.
 
-    Order and augmentation depend on `seed` and `epoch` alone, so a resumed epoch is the same epoch.
-    They are drawn for the whole epoch at once and moved to the device together.
+    Order and augmentation depend on the seed and the epoch alone, so a resumed epoch is the same epoch. They are
+    drawn for a whole epoch at once and moved to the device together, always to the same place there.
+
+    Args:
+        split: what is trained on.
+        batch_size: images per batch; the last one of an epoch holds what is left.
+        padding: of the random crops, in pixels; 0: no crop.
+        flip: mirror half of the images.
+        seed: of the trial.
     """
-    n, device = len(split), split.images.device
-    random = generator("epoch", seed, epoch)
-    order = torch.randperm(n, generator=random).to(device)
-    offset = torch.randint(2 * padding + 1, (n, 2), generator=random).to(device)
-    mirrored = torch.rand(n, generator=random).to(device) < (0.5 if flip else 0.0)
-    index = split.index[order]
-    for start in range(0, n, batch_size):
-        part = slice(start, start + batch_size)
-        chosen = index[part]
-        if padding or flip:
-            images = crop_and_flip(split.images, chosen, offset[part], mirrored[part], padding)
+
+    def __init__(self, split: Split, *, batch_size: int, padding: int, flip: bool, seed: int) -> None:
+        n, device = len(split), split.images.device
+        self._split, self._padding, self._flip, self._seed = split, padding, flip, seed
+        self.sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        self._index = torch.empty_like(split.index)
+        self._offset = torch.zeros(n, 2, dtype=torch.int64, device=device)
+        self._mirrored = torch.zeros(n, dtype=torch.bool, device=device)
+        self._ahead = torch.arange(batch_size, device=device)
+
+    def begin(self, epoch: int) -> None:
+        """Draw an epoch's order, crops and flips."""
+        n, random = len(self._split), generator("epoch", self._seed, epoch)
+        order = torch.randperm(n, generator=random).to(self._index.device)
+        self._index.copy_(self._split.index[order])
+        self._offset.copy_(torch.randint(2 * self._padding + 1, (n, 2), generator=random))
+        self._mirrored.copy_(torch.rand(n, generator=random) < (0.5 if self._flip else 0.0))
+
+    def at(self, position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The batch of `size` images from a place in the epoch on: uint8 ``(B, H, W, C)``, labels ``(B,)``.
+
+        `position` is a scalar tensor on the device: nothing but it differs from one batch to the next.
+        """
+        rows = self._ahead[:size] + position
+        chosen = self._index[rows]
+        if self._padding or self._flip:
+            images = crop_and_flip(self._split.images, chosen, self._offset[rows], self._mirrored[rows], self._padding)
         else:
-            images = split.images[chosen]
-        yield images, split.labels[chosen]
+            images = self._split.images[chosen]
+        return images, self._split.labels[chosen]
 
 
 def plain_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

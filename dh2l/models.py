@@ -46,9 +46,14 @@ class BasicBlock(nn.Module):
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, c_in, h, w)`` → ``(batch, c_out, ⌈h/stride⌉, ⌈w/stride⌉)``."""
-        y = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.carried(x) + self.bn2(self.conv2(y)))
+        """``(batch, c_in, h, w)`` → ``(batch, c_out, ⌈h/stride⌉, ⌈w/stride⌉)``.
+
+        Batch norm's backward needs its input, not its output, which is therefore worked on in place.
+        """
+        y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        y += self.carried(x)
+        return functional.relu(y, inplace=True)
 
 
 class ResNet(nn.Module):
@@ -99,7 +104,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Images → globally averaged features ``(batch, 64)``."""
-        x = functional.relu(self.bn(self.conv(x)))
+        x = functional.relu(self.bn(self.conv(x)), inplace=True)
         return self.blocks(x).mean(dim=(2, 3))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dh2l import checkpoint
-from dh2l.batches import Normalise, generator, make_splits, train_batches
+from dh2l.batches import Normalise, TrainBatches, generator, make_splits
 from dh2l.classifier import HierarchicalClassifier, PlainClassifier
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData
@@ -22,6 +22,7 @@ from dh2l.evaluation import Evaluator
 from dh2l.models import N_FEATURES, ResNet, build_model
 from dh2l.objective import Objective
 from dh2l.results import EpochResult, History, TrainResult
+from dh2l.step import Replayed, Step
 from dh2l.tree import ClassTree
 
 
@@ -158,8 +159,6 @@ class Training:
     def __init__(self, config: TrainConfig, data: PreparedData, device: torch.device) -> None:
         manifest = data.manifest
         self.config, self.device, self.tree = config, device, manifest.tree
-        self.padding = manifest.crop_padding if config.crop_padding is None else config.crop_padding
-        self.flip = manifest.flip if config.flip is None else config.flip
         self.splits = make_splits(config, data, device)
         self.normalise = Normalise(manifest.mean, manifest.std, device)
         self.evaluate = Evaluator(self.tree, self.normalise, device, config.precision)
@@ -167,6 +166,15 @@ class Training:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.objective = Objective(config, self.network, self.tree)
         self.optimizer = make_optimizer(config, self.network)
+        self.batches = TrainBatches(
+            self.splits.train,
+            batch_size=config.batch_size,
+            padding=manifest.crop_padding if config.crop_padding is None else config.crop_padding,
+            flip=manifest.flip if config.flip is None else config.flip,
+            seed=config.seed,
+        )
+        self.step = Step(self.objective, self.optimizer, self.normalise, self.batches)
+        self.replayed = Replayed(self.step, device) if device.type == "cuda" else None
         self.history: History = {}
         self.epochs_done = 0
         self.predictions_last: Tensor | None = None
@@ -191,9 +199,7 @@ class Training:
         """Train and evaluate one epoch."""
         started = time.perf_counter()
         rate = learning_rate(self.config, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        metrics: dict[str, float | None] = self.train_epoch(epoch)
+        metrics: dict[str, float | None] = self.train_epoch(epoch, rate)
         trained = time.perf_counter() - started
         if self.splits.validation is not None:
             validation = self.evaluate(self.network, self.splits.validation)
@@ -225,37 +231,28 @@ class Training:
         self.attempts[-1]["seconds"] += seconds
         return EpochResult(epoch, metrics)
 
-    def train_epoch(self, epoch: int) -> dict[str, float | None]:
+    def train_epoch(self, epoch: int, rate: float) -> dict[str, float | None]:
         """One pass of SGD. Sums stay on the device until its end."""
-        n, terms = len(self.splits.train), len(self.objective.terms)
-        sums = torch.zeros(terms, device=self.device)
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
-        never = torch.iinfo(torch.int64).max
-        first_bad = torch.full((terms,), never, device=self.device)
-        batches = train_batches(
-            self.splits.train,
-            batch_size=self.config.batch_size,
-            padding=self.padding,
-            flip=self.flip,
-            seed=self.config.seed,
-            epoch=epoch,
-        )
-        for step, (images, labels) in enumerate(batches):
-            loss = self.objective(self.normalise(images), labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            sums += loss.terms * len(labels)
-            right += (loss.logits.argmax(dim=1) == labels).sum()
-            first_bad = torch.where(loss.terms.isfinite(), first_bad, first_bad.clamp_max(step))
-        if (bad := first_bad.tolist()) != [never] * terms:
-            guilty = [name for name, step in zip(self.objective.terms, bad, strict=True) if step == min(bad)]
+        step, n = self.step, len(self.splits.train)
+        step.begin(epoch, rate)
+        if self.replayed is None:
+            for size in self.batches.sizes:
+                step(size)
+        else:
+            with self.replayed.epoch():
+                for size in self.batches.sizes:
+                    self.replayed(size)
+            if self.replayed.problem:
+                self.attempts[-1]["not_replayed"] = self.replayed.problem
+        bad = step.first_bad.tolist()
+        if min(bad) < step.NEVER:
+            guilty = [name for name, first in zip(self.objective.terms, bad, strict=True) if first == min(bad)]
             raise Diverged(epoch, " and the ".join(guilty), self.history)
-        means = (sums / n).tolist()
+        means = (step.sums / n).tolist()
         return {
             "train_loss": sum(means),
             "train_cross_entropy": means[0],
-            "train_accuracy": right.item() / n,
+            "train_accuracy": step.right.item() / n,
         }
 
     def state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from dh2l.config import TrainConfig
 from dh2l.data import load
 from dh2l.errors import Diverged
+from dh2l.memory import freed_memory_kept
 from dh2l.results import EpochResult, TrainResult
 from dh2l.trainer import train
 from study import provenance
@@ -41,7 +42,7 @@ def run_trial(
     store, claims = RecordStore(places.trials), Claims(places.claims)
     while True:
         try:
-            with claims.hold(config.identity, config.epochs) as claim:
+            with claims.hold(config.identity, config.epochs) as claim, freed_memory_kept():
                 known = store.get(config.identity, places.set_aside)
                 if known is not None and known.settled:
                     shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)

@@ -8,18 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_data import tiny, tiny_config
+from tiny_data import epoch_batches, tiny, tiny_config
 from torch import Tensor
 
 from dh2l.batches import (
     Normalise,
     Split,
+    TrainBatches,
     crop_and_flip,
     derived_seed,
     generator,
     make_splits,
     plain_batches,
-    train_batches,
 )
 from dh2l.data import stratified_split
 
@@ -60,7 +60,7 @@ def test_crop_and_flip_is_pad_cut_mirror_of_each_image(
 
 
 def labels_in_order(split: Split, seed: int, epoch: int, *, batch_size: int = 4, padding: int = 1) -> list[int]:
-    batches = train_batches(split, batch_size=batch_size, padding=padding, flip=True, seed=seed, epoch=epoch)
+    batches = epoch_batches(split, batch_size=batch_size, padding=padding, flip=True, seed=seed, epoch=epoch)
     return [int(label) for _, labels in batches for label in labels]
 
 
@@ -82,14 +82,26 @@ def test_drawing_an_epoch_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 3]), (11, [11]), (100, [11]), (5, [5, 5, 1])])
 def test_the_last_partial_batch_is_kept(batch_size: int, sizes: list[int]) -> None:
-    batches = train_batches(numbered(11), batch_size=batch_size, padding=0, flip=False, seed=0, epoch=1)
+    batches = epoch_batches(numbered(11), batch_size=batch_size, padding=0, flip=False, seed=0, epoch=1)
     assert [len(labels) for _, labels in batches] == sizes
     assert [len(labels) for _, labels in plain_batches(numbered(11), batch_size)] == sizes
 
 
+def test_an_epoch_begun_again_lies_where_the_one_before_lay() -> None:
+    """A recorded step reads the same memory in every epoch."""
+    batches = TrainBatches(numbered(11), batch_size=4, padding=1, flip=True, seed=0)
+    batches.begin(1)
+    first, places = batches.at(torch.tensor(0), 4), [t.data_ptr() for t in vars(batches).values() if torch.is_tensor(t)]
+    batches.begin(2)
+    second = batches.at(torch.tensor(0), 4)
+    assert places == [t.data_ptr() for t in vars(batches).values() if torch.is_tensor(t)]
+    assert len(places) == 4
+    assert not torch.equal(first[1], second[1])
+
+
 @pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (1, False), (3, True)])
 def test_an_image_keeps_its_label(padding: int, flip: bool) -> None:
-    for images, labels in train_batches(numbered(11), batch_size=4, padding=padding, flip=flip, seed=0, epoch=1):
+    for images, labels in epoch_batches(numbered(11), batch_size=4, padding=padding, flip=flip, seed=0, epoch=1):
         assert torch.equal(images.amax(dim=(1, 2, 3)).long() * 10, labels)
 
 
@@ -105,7 +117,7 @@ def test_crops_and_mirrors_occur_equally_often() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 3, 3, 1)
     n = 9000
     split = Split(image.expand(n, -1, -1, -1), torch.zeros(n, dtype=torch.int64), torch.arange(n))
-    ((images, _),) = train_batches(split, batch_size=n, padding=1, flip=True, seed=0, epoch=1)
+    ((images, _),) = epoch_batches(split, batch_size=n, padding=1, flip=True, seed=0, epoch=1)
     counts = Counter(tuple(row) for row in images.reshape(n, 9).tolist())
     assert len(counts) == 18
     assert all(abs(count - n / 18) < 5 * (n / 18) ** 0.5 for count in counts.values())
@@ -114,9 +126,9 @@ def test_crops_and_mirrors_occur_equally_often() -> None:
 def test_without_flip_and_padding_images_are_untouched() -> None:
     rows = torch.arange(40 * 9, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(40, 3, 3, 1)
     split = Split(rows, torch.arange(40), torch.arange(40))
-    for images, labels in train_batches(split, batch_size=16, padding=0, flip=False, seed=0, epoch=1):
+    for images, labels in epoch_batches(split, batch_size=16, padding=0, flip=False, seed=0, epoch=1):
         assert torch.equal(images, rows[labels])
-    for images, labels in train_batches(split, batch_size=16, padding=0, flip=True, seed=0, epoch=1):
+    for images, labels in epoch_batches(split, batch_size=16, padding=0, flip=True, seed=0, epoch=1):
         mirrored = rows[labels].flip(2)
         assert all(
             torch.equal(image, a) or torch.equal(image, b)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from sphere_oracle import DEEP, FLAT, UNBALANCED
-from tiny_data import EH, H0, TIMES, E, H, numbers, run, tiny, tiny_config, with_test_labels
+from tiny_data import EH, H0, TIMES, E, H, epoch_batches, numbers, run, tiny, tiny_config, with_test_labels
 from torch import Tensor, nn
 
-from dh2l import checkpoint, trainer
-from dh2l.batches import Normalise, make_splits, train_batches
+from dh2l import checkpoint
+from dh2l.batches import Normalise, TrainBatches, make_splits
 from dh2l.config import TrainConfig
 from dh2l.data import load
 from dh2l.errors import Diverged, UserError
@@ -298,7 +298,7 @@ def test_an_epoch_of_one_batch_is_one_step_of_sgd(tmp_path: Path) -> None:
     network = build_network(config, UNBALANCED, 3)
     decayed = {id(p) for p in make_optimizer(config, network).param_groups[0]["params"]}
     split = make_splits(config, data, CPU).train
-    ((images, labels),) = train_batches(split, batch_size=1000, padding=1, flip=True, seed=0, epoch=1)
+    ((images, labels),) = epoch_batches(split, batch_size=1000, padding=1, flip=True, seed=0, epoch=1)
     normalise = Normalise(data.manifest.mean, data.manifest.std, CPU)
     Objective(config, network, UNBALANCED)(normalise(images), labels).total.backward()  # type: ignore[no-untyped-call]
     for name, p in network.named_parameters():
@@ -312,12 +312,14 @@ def seen_labels(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Labels of every training batch."""
     seen: list[Tensor] = []
 
-    def recorded(*args: Any, **kwargs: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in train_batches(*args, **kwargs):
-            seen.append(labels)
-            yield images, labels
+    plain = TrainBatches.at
 
-    monkeypatch.setattr(trainer, "train_batches", recorded)
+    def recorded(batches: TrainBatches, position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        images, labels = plain(batches, position, size)
+        seen.append(labels)
+        return images, labels
+
+    monkeypatch.setattr(TrainBatches, "at", recorded)
     return seen
 
 

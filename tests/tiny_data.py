@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sphere_oracle import UNBALANCED
+from torch import Tensor
 
+from dh2l.batches import Split, TrainBatches
 from dh2l.config import TrainConfig
 from dh2l.data import FileRecord, Manifest, PreparedData
 from dh2l.data.canonical import statistics
@@ -75,6 +77,18 @@ E: dict[str, Any] = {"lambda_e": 0.5, "metric": "cos_hm"}
 H: dict[str, Any] = {"classifier": "hierarchical", "lambda_l": 0.5, "metric": "cos_hm"}
 EH: dict[str, Any] = {**E, **H}
 H0: dict[str, Any] = {"classifier": "hierarchical"}
+
+
+def epoch_batches(
+    split: Split, *, batch_size: int, padding: int, flip: bool, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch, as a step takes them."""
+    batches = TrainBatches(split, batch_size=batch_size, padding=padding, flip=flip, seed=seed)
+    batches.begin(epoch)
+    position = torch.zeros((), dtype=torch.int64, device=split.images.device)
+    for size in batches.sizes:
+        yield batches.at(position, size)
+        position += size
 
 
 def run(

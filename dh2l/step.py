@@ -1,0 +1,118 @@
+"""One step of SGD with everything in place, so that a GPU can record it once and replay it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dh2l.batches import Normalise, TrainBatches
+from dh2l.objective import Objective
+
+WARM_UP = 3
+"""Steps of a batch size that run plainly before it is recorded: they choose kernels and fill caches."""
+
+
+class Step:
+    """Takes the batch at its own counter through the network and the optimizer, and adds up what it saw.
+
+    All that changes from call to call lies in tensors that stay where they are, the learning rate too on a GPU;
+    nothing is read back before the end of an epoch.
+
+    Attributes:
+        sums: of each of the loss's terms over the epoch's images, ``(T,)``.
+        right: images whose class was predicted, a scalar.
+        first_bad: of each term the number of the first step at which it was not finite, ``(T,)``; `NEVER` if none.
+    """
+
+    NEVER = torch.iinfo(torch.int64).max
+
+    def __init__(
+        self, objective: Objective, optimizer: torch.optim.Optimizer, normalise: Normalise, batches: TrainBatches
+    ) -> None:
+        device, n_terms = normalise.scale.device, len(objective.terms)
+        self._objective, self._optimizer, self._normalise, self._batches = objective, optimizer, normalise, batches
+        self.sums = torch.zeros(n_terms, device=device)
+        self.right = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_bad = torch.zeros(n_terms, dtype=torch.int64, device=device)
+        self._position, self._number = torch.zeros_like(self.right), torch.zeros_like(self.right)
+        self._rate = torch.zeros((), device=device) if device.type == "cuda" else None
+
+    def begin(self, epoch: int, rate: float) -> None:
+        """Start an epoch with a learning rate."""
+        self._batches.begin(epoch)
+        for counter in (self.sums, self.right, self._position, self._number):
+            counter.zero_()
+        self.first_bad.fill_(self.NEVER)
+        if self._rate is not None:
+            self._rate.fill_(rate)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate if self._rate is None else self._rate
+
+    def __call__(self, size: int) -> None:
+        """One step on the next `size` images."""
+        images, labels = self._batches.at(self._position, size)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._objective(self._normalise(images), labels)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.sums += loss.terms * size
+        self.right += (loss.logits.argmax(dim=1) == labels).sum()
+        bad = torch.where(loss.terms.isfinite(), self.NEVER, self._number)
+        torch.minimum(self.first_bad, bad, out=self.first_bad)
+        self._position += size
+        self._number += 1
+
+
+class Replayed:
+    """A step that runs plainly a few times and is then replayed as a CUDA graph, one for each batch size.
+
+    A graph launches all kernels of a step at once: a small network's are over before the host has launched the
+    next one. Where a step cannot be recorded it goes on plainly, with the same results.
+
+    Args:
+        step: what one call does; it may use nothing but tensors that stay where they are.
+        device: a CUDA device.
+
+    Attributes:
+        problem: why the step is not recorded; empty while nothing stands against it.
+    """
+
+    def __init__(self, step: Callable[[int], None], device: torch.device) -> None:
+        self._step = step
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._seen = Counter[int]()
+        self.problem = ""
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """Where steps are called: on a stream of their own, the one that is recorded."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def __call__(self, size: int) -> None:
+        """One step, replayed where it has been recorded."""
+        if size in self._graphs:
+            self._graphs[size].replay()
+            return
+        if self._seen[size] < WARM_UP or self.problem or not self._record(size):
+            self._seen[size] += 1
+            self._step(size)
+
+    def _record(self, size: int) -> bool:
+        """Record a step and replay it once: recording itself computes nothing."""
+        # No two graphs run at a time and none leaves anything in its memory for another, so all share it.
+        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                self._step(size)
+        except RuntimeError as error:
+            self.problem = str(error).splitlines()[0]
+            return False
+        self._graphs[size] = graph
+        graph.replay()
+        return True

@@ -1,0 +1,156 @@
+"""The step in place against the loop that one would write, and recorded on a GPU against itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sphere_oracle import UNBALANCED
+from tiny_data import EH, H0, TIMES, E, H, epoch_batches, one_thread, tiny, tiny_config
+from torch import Tensor
+
+from dh2l.batches import Normalise, make_splits
+from dh2l.config import TrainConfig
+from dh2l.objective import Objective
+from dh2l.step import WARM_UP, Step
+from dh2l.trainer import Training, arithmetic, build_network, train
+
+CPU = torch.device("cpu")
+ARMS: dict[str, dict[str, Any]] = {"baseline": {}, "E": E, "H": H, "H0": H0, "E+H": {**EH, "lambda_c2": 0.1}}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def plain_loop(config: TrainConfig, epochs: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Losses and final parameters of a loop without any of the fast forms: SGD written out, `.item()` at each step."""
+    data = tiny()
+    network = build_network(config, UNBALANCED, 3)
+    objective = Objective(config, network, UNBALANCED)
+    normalise = Normalise(data.manifest.mean, data.manifest.std, CPU)
+    split = make_splits(config, data, CPU).train
+    momentum = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    history = []
+    for epoch in range(1, epochs + 1):
+        loss_sum, right = 0.0, 0
+        batches = epoch_batches(split, batch_size=8, padding=1, flip=True, seed=config.seed, epoch=epoch)
+        for images, labels in batches:
+            loss = objective(normalise(images), labels)
+            network.zero_grad()
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    assert p.grad is not None
+                    slope = p.grad + (0 if "bn" in name else config.weight_decay) * p
+                    momentum[name] = config.momentum * momentum[name] + slope
+                    p.sub_(config.lr * momentum[name])
+            loss_sum += loss.total.item() * len(labels)
+            right += int((loss.logits.argmax(dim=1) == labels).sum().item())
+        history.append({"train_loss": loss_sum / len(split), "train_accuracy": right / len(split)})
+    return history, dict(network.named_parameters())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> None:
+    """Channels-last, fused SGD, sums in place: the same losses and parameters within float32's rounding."""
+    config = tiny_config(**ARMS[arm], lr=0.001)
+    with one_thread():
+        training = Training(config, tiny(), CPU)
+        expected, parameters = plain_loop(config, epochs=2)
+        for epoch, metrics in enumerate(expected, start=1):
+            found = training.train_epoch(epoch, config.lr)
+            assert found["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-3)
+            assert found["train_accuracy"] == metrics["train_accuracy"]
+    for name, p in training.network.named_parameters():
+        torch.testing.assert_close(p, parameters[name], rtol=5e-3, atol=5e-4)
+
+
+def test_everything_that_a_step_changes_stays_where_it_is() -> None:
+    """What a recorded step reads and writes must not move between epochs."""
+    config = tiny_config(**EH)
+    with one_thread():
+        training = Training(config, tiny(), CPU)
+        training.train_epoch(1, 0.05)
+        momenta = [s["momentum_buffer"] for s in training.optimizer.state.values()]
+        tensors = [*training.network.state_dict().values(), *momenta]
+        tensors += [value for value in vars(training.step).values() if isinstance(value, Tensor)]
+        places = [t.data_ptr() for t in tensors]
+        before = [t.clone() for t in tensors]
+        training.train_epoch(2, 0.05)
+    assert [t.data_ptr() for t in tensors] == places
+    assert sum(not torch.equal(a, b) for a, b in zip(tensors, before, strict=True)) > 100
+
+
+def test_the_first_step_at_which_a_term_is_not_finite_is_kept() -> None:
+    config = tiny_config(**E)
+    with one_thread():
+        training = Training(config, tiny(), CPU)
+        training.step.begin(1, 0.05)
+        assert training.step.first_bad.tolist() == [Step.NEVER] * 2
+        training.step(8)
+        with torch.no_grad():
+            training.network.conv.weight[0, 0, 0, 0] = torch.inf
+        training.step(8)
+        training.step(8)
+    assert training.step.first_bad.tolist() == [1, 1]
+
+
+def cuda_run(config: TrainConfig, *, replay: bool) -> list[dict[str, float | None]]:
+    """Every epoch's metrics on the GPU, with or without recorded steps."""
+    with arithmetic(config, None):
+        training = Training(config.bound(tiny().manifest), tiny(), torch.device("cuda"))
+        training.start_attempt({})
+        if not replay:
+            training.replayed = None
+        results = [training.epoch(epoch).metrics for epoch in range(1, config.epochs + 1)]
+        if training.replayed is not None:
+            assert training.replayed.problem == ""
+            assert set(training.replayed._graphs) == set(training.batches.sizes)
+    return [{name: value for name, value in metrics.items() if name not in TIMES} for metrics in results]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("arm", ARMS)
+def test_replayed_steps_give_the_numbers_of_plain_ones(arm: str) -> None:
+    """With deterministic kernels bit for bit, over epochs that change the learning rate, and for both batch sizes."""
+    config = tiny_config(**ARMS[arm], epochs=WARM_UP + 3, deterministic=True, lr_milestones=[0.5])
+    assert cuda_run(config, replay=True) == cuda_run(config, replay=False)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_replayed_steps_of_lower_precision_give_the_losses_of_plain_ones(precision: str) -> None:
+    config = tiny_config(**EH, epochs=WARM_UP + 3, precision=precision)
+    replayed, plain = cuda_run(config, replay=True), cuda_run(config, replay=False)
+    assert replayed[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=2e-2)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_resumed_run_of_replayed_steps_is_the_straight_one(tmp_path: Path) -> None:
+    config = tiny_config(**EH, epochs=8, deterministic=True)
+    straight = [result.metrics for result in train(config, tiny(), device="cuda")]
+    first = train(config, tiny(), device="cuda", checkpoints=tmp_path, checkpoint_seconds=0)
+    cut = [next(first).metrics for _ in range(4)]
+    first.close()
+    rest = [result.metrics for result in train(config, tiny(), device="cuda", checkpoints=tmp_path)]
+    for found, expected in zip([*cut, *rest], straight, strict=True):
+        assert {k: v for k, v in found.items() if k not in TIMES} == {
+            k: v for k, v in expected.items() if k not in TIMES
+        }
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("arm", ARMS)
+def test_no_step_waits_for_the_gpu(arm: str) -> None:
+    config = tiny_config(**ARMS[arm])
+    training = Training(config, tiny(), torch.device("cuda"))
+    training.train_epoch(1, 0.05)
+    training.step.begin(2, 0.05)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for size in training.batches.sizes:
+            training.step(size)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
