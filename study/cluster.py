@@ -6,7 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ray.tune.search import Searcher as RaySearcher
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
+from study import packing
 from study.filing import unfinished_record
 from study.interrupt import Interrupt
 from study.observer import Observer
@@ -47,6 +48,41 @@ class Resources:
     cpus: float = 1.0
     gpus: float | None = None
     """None: one where the cluster has GPUs, else none."""
+
+
+def with_measured_share(
+    resources: Resources, configs: list[TrainConfig], places: Places, observer: Observer
+) -> Resources:
+    """The resources with the share of a GPU with which trials are fastest together, measured where they will run.
+
+    Args:
+        resources: where trials go, and their CPUs.
+        configs: what will be trained; the heaviest of them is measured.
+        places: where data lie.
+        observer: told what was measured.
+
+    Raises:
+        UserError: there is no GPU, or a trial cannot be measured.
+    """
+    threads = max(1, int(resources.cpus))
+
+    def measured(cores: float) -> tuple[int, list[packing.Sample]]:
+        config = packing.heaviest(configs)
+        return packing.choose(
+            lambda n: packing.side_by_side(n, config, places.data, threads=threads), int(cores / resources.cpus)
+        )
+
+    if resources.address is None:
+        n, samples = measured(os.cpu_count() or 1)
+    else:
+        with _cluster(resources.address):
+            if not ray.cluster_resources().get("GPU"):
+                raise UserError(f"the Ray cluster at {resources.address} has no GPU; leave --trials-per-gpu out")
+            total = ray.cluster_resources()
+            task = ray.remote(num_gpus=1, max_retries=0)(measured)
+            n, samples = ray.get(task.remote(total["CPU"] / total["GPU"]))
+    observer.note(f"trials per GPU: {n} (measured side by side: {'; '.join(map(str, samples))})")
+    return replace(resources, gpus=1 / n)
 
 
 def run_on_ray(

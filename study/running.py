@@ -50,15 +50,26 @@ def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer,
         observer.filed(record)
 
 
-def run_plan(now: Standing, places: Places, resources: "Resources", observer: Observer) -> bool:
+def run_plan(
+    now: Standing, places: Places, resources: "Resources", observer: Observer, *, measure_share: bool = False
+) -> bool:
     """Train what a plan misses through Ray, each trial once; then stopped ones without which a cell has no winner.
+
+    Args:
+        now: the plan and where it stands.
+        places: where everything lies.
+        resources: what one trial gets, and where.
+        observer: told of everything.
+        measure_share: measure first how many trials share a GPU best.
 
     Returns:
         Whether the user interrupted it.
     """
-    from study.cluster import run_on_ray
+    from study.cluster import run_on_ray, with_measured_share
 
     plan, tried = now.plan, set[str]()
+    if measure_share and (missing := missing_trials(now)):
+        resources = with_measured_share(resources, missing, places, observer)
     cell_of = {i: f"{c.row} {c.arm} {c.column}" for c in plan.cells for k in c.candidates for i in k.trials}
     while configs := [config for config in missing_trials(now) if config.identity not in tried]:
         tried |= {config.identity for config in configs}

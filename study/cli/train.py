@@ -46,6 +46,10 @@ def run(
         float | None,
         typer.Option(min=0.0, help="GPUs of a trial, fractions allowed; default: 1 where there are any."),
     ] = None,
+    trials_per_gpu: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Trials side by side on each GPU; auto measures how many are fastest."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Train only the I-th of N shares, in this process, without Ray."),
@@ -62,12 +66,14 @@ def run(
 
     places = Places.of(results, data)
     share = _shard(shard)
-    if share and (address or gpus_per_trial is not None):
+    if share and (address or gpus_per_trial is not None or trials_per_gpu):
         raise UserError(
-            "--shard trains in this process, without Ray, so --address and --gpus-per-trial do not go with it"
+            "--shard trains in this process, without Ray, so --address, --gpus-per-trial and --trials-per-gpu do not "
+            "go with it"
         )
     if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
         raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
+    gpus_per_trial, measure_share = _gpu_share(gpus_per_trial, trials_per_gpu)
     now = load_standing(study, set_, places, write=True)
     if share:
         missing = [identity for identity in share.of(list(now.plan.configs)) if identity in now.missing]
@@ -95,7 +101,8 @@ def run(
 
                 out.print("starting Ray ...")
                 observer = Observers([progress, live] if live else [progress])
-                interrupted = run_plan(now, places, Resources(address, cpus_per_trial, gpus_per_trial), observer)
+                resources = Resources(address, cpus_per_trial, gpus_per_trial)
+                interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
     except KeyboardInterrupt:
         interrupted = True
     now = standing(now.plan, places)
@@ -165,6 +172,19 @@ def _shard(text: str | None) -> "Shard | None":
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {text!r} must read I/N with 1 ≤ I ≤ N, for instance --shard 1/4")
     return Shard(int(index), int(count))
+
+
+def _gpu_share(gpus_per_trial: float | None, trials_per_gpu: str | None) -> tuple[float | None, bool]:
+    """GPUs of a trial, and whether that is to be measured."""
+    if trials_per_gpu is None:
+        return gpus_per_trial, False
+    if gpus_per_trial is not None:
+        raise UserError("--gpus-per-trial and --trials-per-gpu say the same in two ways; keep one of them")
+    if trials_per_gpu == "auto":
+        return None, True
+    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
+        raise UserError(f"--trials-per-gpu {trials_per_gpu!r} must be a number from 1 to 100, or auto")
+    return 1 / int(trials_per_gpu), False
 
 
 def _find_trial(text: str, identities: list[str]) -> str:

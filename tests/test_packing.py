@@ -1,0 +1,79 @@
+"""How many trials share a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from study_fixtures import CommandLine
+
+from dh2l.config import TrainConfig
+from dh2l.data import read_manifest
+from dh2l.errors import UserError
+from study.packing import Sample, choose, heaviest, side_by_side
+
+GPU = 80.0
+"""Capacity of the device in these tests."""
+
+
+def device(peak: float, alone: float, memory: float = 1.0) -> Callable[[int], Sample]:
+    """A device on which trials add up to a peak throughput, each taking the same memory."""
+    return lambda n: Sample(n, min(peak, n * alone), n * memory, GPU)
+
+
+@pytest.mark.parametrize(
+    ("measure", "most", "expected", "tried"),
+    [
+        (device(100, 100), 16, 1, [1, 2]),  # one trial fills the device
+        (device(100, 30), 16, 4, [1, 2, 4, 8]),  # the fourth still helps, the eighth does not
+        (device(1000, 10, memory=15), 16, 4, [1, 2, 4]),  # eight would not fit
+        (device(1000, 10, memory=30), 16, 2, [1, 2]),
+        (device(1000, 10, memory=70), 16, 1, [1]),
+        (device(1000, 10), 6, 4, [1, 2, 4]),  # no more cores
+        (device(1000, 10), 1, 1, [1]),
+    ],
+)
+def test_trials_are_doubled_while_they_fit_and_train_faster_together(
+    measure: Callable[[int], Sample], most: int, expected: int, tried: list[int]
+) -> None:
+    n, samples = choose(measure, most)
+    assert n == expected
+    assert [sample.trials for sample in samples] == tried
+
+
+def test_of_about_equal_numbers_the_smallest_is_taken() -> None:
+    speeds = {1: 100.0, 2: 180.0, 4: 199.0, 8: 150.0}
+    assert choose(lambda n: Sample(n, speeds[n], n, GPU), 8)[0] == 4
+    speeds[2] = 185.0
+    assert choose(lambda n: Sample(n, speeds[n], n, GPU), 8)[0] == 2
+
+
+def test_the_deepest_network_at_the_largest_batch_is_the_heaviest() -> None:
+    settings = [("resnet20", 512, "fp32"), ("resnet110", 64, "fp32"), ("resnet110", 512, "bf16")]
+    settings.append(("resnet110", 512, "fp32"))
+    configs = [TrainConfig.parse({"model": m, "batch_size": b, "precision": p}) for m, b, p in settings]
+    assert heaviest(configs) is configs[3]
+
+
+def test_trials_are_really_trained_side_by_side(digits: Path) -> None:
+    config = TrainConfig(dataset="digits", batch_size=64).bound(read_manifest("digits", digits))
+    sample = side_by_side(2, config, digits, device="cpu", seconds=0.5)
+    assert sample.trials == 2
+    assert sample.images_per_s > 64
+    assert 2 * 2**27 < sample.memory < sample.capacity == psutil.virtual_memory().total
+    assert not [p for p in psutil.Process().children() if "study.packing" in " ".join(p.cmdline())]
+
+
+def test_a_trial_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be measured side by side: .*'digits' is not prepared"):
+        side_by_side(1, TrainConfig(), tmp_path, device="cpu")
+
+
+def test_mistakes_are_told_in_a_sentence(cli: CommandLine) -> None:
+    for value in ("0", "101", "some", "-1", "1.5"):
+        assert "must be a number from 1 to 100, or auto" in cli.mistake(
+            "run", "quickstart", f"--trials-per-gpu={value}"
+        )
+    both = cli.mistake("run", "quickstart", "--trials-per-gpu", "2", "--gpus-per-trial", "0.5")
+    assert "keep one of them" in both
+    assert "--shard" in cli.mistake("run", "quickstart", "--trials-per-gpu", "2", "--shard", "1/2")
