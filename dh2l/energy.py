@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dh2l.errors import UserError, unknown_name
-from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff
+from dh2l.metrics import Measures, clamped, find_metric, measure, pair_index, penalties, ternary_cutoff, unordered
 
 Reduction = Literal["mean", "sum"]
 
@@ -66,15 +66,16 @@ class Energy:
             rows = layer_vectors(weight.detach())
             alike.setdefault((rows.shape, rows.dtype), []).append(position)
         self._stacks = list(alike.values())
-        self._n_pairs = sum(len(stack) * n * (n - 1) // 2 for ((n, _), _), stack in alike.items())
         precision = reduce(torch.promote_types, (weight.dtype for weight in weights), torch.float32)
-        shares, sizes = [torch.empty(0, dtype=precision)], [torch.empty(0, dtype=precision)]
-        for ((n, d), _), stack in alike.items():
-            # The matrix holds every pair twice, and its diagonal counts nothing.
-            share = 1 / max(n * (n - 1), 1) if reduction == "mean" else 0.5
-            shares.append(((1 - torch.eye(n, dtype=precision)) * share).expand(len(stack), n, n).flatten())
-            sizes.append(torch.full((len(stack) * n * n,), d, dtype=precision))
         device = weights[0].device if weights else None
+        shares, sizes = [torch.empty(0, dtype=precision)], [torch.empty(0, dtype=precision)]
+        self._index: list[Tensor] = []
+        for ((n, d), _), stack in alike.items():
+            n_pairs = n * (n - 1) // 2
+            share = 1 / max(n_pairs, 1) if reduction == "mean" else 1.0
+            shares.append(torch.full((len(stack) * n_pairs,), share, dtype=precision))
+            sizes.append(torch.full((len(stack) * n_pairs,), d, dtype=precision))
+            self._index.append(pair_index(n).to(device))
         self._shares, self._d = torch.cat(shares).to(device), torch.cat(sizes).to(device)
 
     def __call__(self, weights: Sequence[Tensor]) -> Tensor:
@@ -91,15 +92,16 @@ class Energy:
             return self._shares.sum()
         with torch.autocast(self._shares.device.type, enabled=False):
             held = clamped(self._metric, self._measures(weights))
-        return (held & (self._shares > 0)).sum() / max(2 * self._n_pairs, 1)
+        return held.sum() / max(len(held), 1)
 
     def _measures(self, weights: Sequence[Tensor]) -> Measures:
         """The measures of all pairs of all layers, in a row."""
         found = []
-        for stack in self._stacks:
+        for stack, index in zip(self._stacks, self._index, strict=True):
             W = torch.stack([layer_vectors(weights[position]) for position in stack])
             W = W.to(torch.promote_types(W.dtype, torch.float32))
-            found.append(measure(self._metric, W, ternary_cutoff(self._metric, W, self._threshold)))
+            matrices = measure(self._metric, W, ternary_cutoff(self._metric, W, self._threshold))
+            found.append(unordered(matrices, index))
         return Measures(_in_a_row(m.cos for m in found), _in_a_row(m.h for m in found))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.errors import UserError
-from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff
+from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff, unordered
 from dh2l.names import Metric
 from dh2l.siblings import SiblingBlock
 
@@ -95,7 +95,7 @@ def hierarchical_terms(
         cutoff = ternary_cutoff(found, vectors, ternary_threshold)
         total = vectors.new_zeros(())
         for block, weights in zip(blocks, pair_weights(blocks, nodes[level], vectors.dtype), strict=True):
-            measures = measure(found, block.gather(vectors), cutoff)
+            measures = unordered(measure(found, block.gather(vectors), cutoff), block.index)
             counted.append((measures, weights))
             total = total + (penalties(found, measures, vectors.shape[-1]) * weights).sum()
         return total
@@ -111,13 +111,10 @@ def hierarchical_terms(
 def pair_weights(blocks: Sequence[SiblingBlock], nodes: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Weights that make a sum over all pairs of places the mean of the groups' mean pairs.
 
-    ``(k, m, m)`` for each block: 0 but for two places that both hold a node of the mask ``nodes`` ``(n,)``,
-    and 0 throughout where there are none. Both orders of a pair have half its weight.
+    ``(k, P)`` for each block: 0 but for two places that both hold a node of the mask ``nodes`` ``(n,)``, and 0
+    throughout where there are none.
     """
-    present = [block.present(nodes).to(dtype) for block in blocks]
-    orders = [n * (n - 1) for n in (p.sum(dim=1) for p in present)]
-    n_groups = sum(((n > 0).sum() for n in orders), torch.zeros((), dtype=torch.int64, device=nodes.device))
-    return [
-        p[:, :, None] * p[:, None, :] * block.apart / (n * n_groups).clamp(min=1)[:, None, None]
-        for block, p, n in zip(blocks, present, orders, strict=True)
-    ]
+    present = [block.present_pairs(nodes) for block in blocks]
+    n_pairs = [pairs.sum(dim=1, keepdim=True) for pairs in present]
+    n_groups = sum(((n > 0).sum() for n in n_pairs), torch.zeros((), dtype=torch.int64, device=nodes.device))
+    return [pairs.to(dtype) / (n * n_groups).clamp(min=1) for pairs, n in zip(present, n_pairs, strict=True)]

@@ -29,9 +29,11 @@ __all__ = [
     "clamped_pairs",
     "find_metric",
     "measure",
+    "pair_index",
     "pairwise_penalty",
     "penalties",
     "ternary_cutoff",
+    "unordered",
 ]
 
 _BOUND = 0.99  # of the clamp, footnote 6
@@ -124,6 +126,17 @@ def measure(metric: Metric, W: Tensor, cutoff: Tensor | None) -> Measures:
     return Measures(cos, agreement)
 
 
+def pair_index(n: int) -> Tensor:
+    """Where the unordered pairs of n rows lie in a flattened ``(n, n)`` matrix: its upper triangle, int64 ``(P,)``."""
+    index: Tensor = torch.triu_indices(n, n, 1).T @ torch.tensor([n, 1])
+    return index
+
+
+def unordered(measures: Measures, index: Tensor) -> Measures:
+    """Every pair once, ``(…, n, n)`` → ``(…, P)``; ``index`` is `pair_index` of n, on the measures' device."""
+    return Measures(*(None if m is None else _Unordered.apply(m, index) for m in measures))
+
+
 def ternary_cutoff(metric: Metric, W: Tensor, threshold: float) -> Tensor | None:
     """t·mean|w| of each layer, ``(…, n, d)`` → ``(…, 1, 1)``, without gradient: up to there a ternary code is 0 (D1).
 
@@ -143,7 +156,7 @@ def ternary_cutoff(metric: Metric, W: Tensor, threshold: float) -> Tensor | None
 def penalties(metric: Metric, measures: Measures, d: Tensor | int) -> Tensor:
     """The penalty of each pair, from its measures alone; of their shape.
 
-    Every slope is finite, on the diagonal too, so that a pair is left out by multiplying with 0.
+    Every slope is finite, for rows of zeros too, so that a pair is left out by multiplying with 0.
 
     Args:
         metric: the penalty.
@@ -263,6 +276,24 @@ class _Agreement(torch.autograd.Function):
         of_code = (grad[0] + grad[0].mT) / x.shape[-1] @ code
         above = 1 + torch.finfo(x.dtype).eps  # the least number above 1: the operator leaves its bounds out
         return torch.ops.aten.hardtanh_backward(of_code, x, -above, above), None
+
+
+class _Unordered(torch.autograd.Function):
+    """The upper triangle of the last two dimensions; backward writes it where it came from, and adds nothing up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        """``(…, n, n)`` → ``(…, P)``."""
+        ctx.save_for_backward(index)
+        ctx.shape = x.shape
+        return x.flatten(-2).index_select(-1, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        """0 but in the upper triangle."""
+        (index,) = ctx.saved_tensors
+        full = grad[0].new_zeros((*ctx.shape[:-2], ctx.shape[-2] * ctx.shape[-1]))
+        return full.index_copy_(-1, index, grad[0]).view(ctx.shape), None
 
 
 def _without_diagonal(pairs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dh2l.metrics import pair_index
 from dh2l.tree import ClassTree
 
 SMALL_BLOCK = 1 << 16
@@ -55,12 +56,14 @@ class SiblingBlock(nn.Module):
     Attributes:
         member: node of the level in each place, ``(k, m)``; 0 where padded.
         filled: whether a place holds a node, bool, ``(k, m)``.
-        apart: 1 for two different places, 0 on the diagonal, ``(m, m)``.
+        index: `dh2l.metrics.pair_index` of m, ``(P,)``.
     """
 
     member: Tensor
     filled: Tensor
-    apart: Tensor
+    index: Tensor
+    _row: Tensor
+    _column: Tensor
     _place: Tensor
     _here: Tensor
 
@@ -71,8 +74,10 @@ class SiblingBlock(nn.Module):
         place[member[filled]] = filled.flatten().nonzero().flatten()
         here = torch.zeros(n_nodes, 1, dtype=torch.bool)
         here[member[filled]] = True
-        values = {"member": member, "filled": filled, "apart": 1 - torch.eye(member.shape[1])}
-        for name, value in (values | {"_place": place, "_here": here}).items():
+        index = pair_index(member.shape[1])
+        values = {"member": member, "filled": filled, "index": index, "_place": place, "_here": here}
+        values |= {"_row": index // member.shape[1], "_column": index % member.shape[1]}
+        for name, value in values.items():
             self.register_buffer(name, value, persistent=False)
 
     def gather(self, vectors: Tensor) -> Tensor:
@@ -86,6 +91,11 @@ class SiblingBlock(nn.Module):
     def present(self, nodes: Tensor) -> Tensor:
         """Places held by a node of the mask ``nodes`` ``(n,)``: bool ``(k, m)``."""
         return nodes[self.member] & self.filled
+
+    def present_pairs(self, nodes: Tensor) -> Tensor:
+        """Pairs of places that both hold a node of the mask: bool ``(k, P)``, ordered as `index`."""
+        present = self.present(nodes)
+        return present.index_select(1, self._row) & present.index_select(1, self._column)
 
 
 class _Gather(torch.autograd.Function):
