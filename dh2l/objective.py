@@ -1,5 +1,6 @@
 """The loss of a trial: cross-entropy, E, R and the constraints, each with its weight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,12 @@ class Objective:
 
     Attributes:
         terms: names of the loss's terms, in the order of `Loss.terms`.
+        features: normalised images to features; the network's own, or a faster form of it.
     """
 
     def __init__(self, config: TrainConfig, network: ResNet, tree: ClassTree) -> None:
         self.config, self.network = config, network
+        self.features: Callable[[Tensor], Tensor] = network.features
         self.level_weights = config.level_weights(tree.depth) if config.regularised_hierarchy else ()
         weights = {"c1": config.lambda_c1, "c2": config.lambda_c2, "c3": config.lambda_c3}
         self.constraint_weights = {name: weight for name, weight in weights.items() if weight > 0}
@@ -60,7 +63,7 @@ class Objective:
         config, classifier = self.config, self.network.classifier
         spheres = classifier.spheres()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features = self.network.features(images)
+            features = self.features(images)
             logits = classifier.logits(features, spheres).float()
         terms = [functional.cross_entropy(logits, labels)]
         if config.lambda_e > 0:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dh2l import checkpoint
 from dh2l.batches import Normalise, TrainBatches, generator, make_splits
 from dh2l.classifier import HierarchicalClassifier, PlainClassifier
+from dh2l.compiled import Compiled
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData
 from dh2l.errors import Diverged, UserError
@@ -165,6 +166,8 @@ class Training:
         network = build_network(config, self.tree, manifest.image_shape[2])
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.objective = Objective(config, self.network, self.tree)
+        self.compiled = Compiled(self.network.features) if config.compiled else None
+        self.objective.features = self.compiled or self.network.features
         self.optimizer = make_optimizer(config, self.network)
         self.batches = TrainBatches(
             self.splits.train,
@@ -229,6 +232,9 @@ class Training:
             self.history.setdefault(name, []).append(value)
         self.epochs_done = epoch
         self.attempts[-1]["seconds"] += seconds
+        for name, fast in (("not_compiled", self.compiled), ("not_replayed", self.replayed)):
+            if fast is not None and fast.problem:
+                self.attempts[-1][name] = fast.problem
         return EpochResult(epoch, metrics)
 
     def train_epoch(self, epoch: int, rate: float) -> dict[str, float | None]:
@@ -242,8 +248,6 @@ class Training:
             with self.replayed.epoch():
                 for size in self.batches.sizes:
                     self.replayed(size)
-            if self.replayed.problem:
-                self.attempts[-1]["not_replayed"] = self.replayed.problem
         bad = step.first_bad.tolist()
         if min(bad) < step.NEVER:
             guilty = [name for name, first in zip(self.objective.terms, bad, strict=True) if first == min(bad)]

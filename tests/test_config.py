@@ -91,6 +91,7 @@ ACTIVE: dict[str, tuple[Values, object]] = {
     "data_hash": ({}, "ab" * 32),
     "tree_hash": ({}, "ab" * 32),
     "protocol": ({}, "paper"),
+    "compiled": ({}, True),
     "validation_fraction": ({}, 0.2),
     "data_seed": ({}, 1),
     "crop_padding": ({}, 0),

@@ -1,13 +1,15 @@
 """The step in place against the loop that one would write, and recorded on a GPU against itself."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sphere_oracle import UNBALANCED
-from tiny_data import EH, H0, TIMES, E, H, epoch_batches, one_thread, tiny, tiny_config
+from tiny_data import EH, H0, TIMES, E, H, epoch_batches, numbers, one_thread, run, tiny, tiny_config
 from torch import Tensor
+from torch._inductor import config as inductor
 
 from dh2l.batches import Normalise, make_splits
 from dh2l.config import TrainConfig
@@ -61,6 +63,33 @@ def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> No
             assert found["train_accuracy"] == metrics["train_accuracy"]
     for name, p in training.network.named_parameters():
         torch.testing.assert_close(p, parameters[name], rtol=5e-3, atol=5e-4)
+
+
+COMPILED = {**EH, "lr": 0.001, "compiled": True, "batch_size": 35}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_trial_gives_the_numbers_of_the_plain_one_within_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    (*_, expected), _ = run(tiny_config(**COMPILED | {"compiled": False}))
+    (*_, found), result = run(tiny_config(**COMPILED))
+    assert "not_compiled" not in result.attempts[0]
+    assert any(tmp_path.rglob("*.cpp"))
+    for name in ("train_loss", "validation_loss", "test_loss", "energy_conv", "r_p_2"):
+        assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-3)
+
+
+def test_a_trial_that_cannot_be_compiled_trains_plainly_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+    _, expected = run(tiny_config(**COMPILED | {"compiled": False}))
+    _, found = run(tiny_config(**COMPILED))
+    assert "no-compiler" in found.attempts[0]["not_compiled"]
+    assert numbers(found) == numbers(expected)
 
 
 def test_everything_that_a_step_changes_stays_where_it_is() -> None:
