@@ -29,13 +29,13 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.stride = stride
         self.new_channels = c_out - c_in
-        self.conv1 = _convolution(c_in, c_out, 3, stride)
+        self.conv1 = _Convolution(c_in, c_out, 3, stride)
         self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = _convolution(c_out, c_out, 3, 1)
+        self.conv2 = _Convolution(c_out, c_out, 3, 1)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.projection: nn.Module | None = None
         if shortcut == "B" and (stride, c_in) != (1, c_out):
-            self.projection = nn.Sequential(_convolution(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
+            self.projection = nn.Sequential(_Convolution(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
 
     def carried(self, x: Tensor) -> Tensor:
         """The shortcut: x in the shape of the block's output."""
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
             raise UserError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, …), but the depth is {depth}")
         if shortcut not in get_args(Shortcut):
             raise UserError(unknown_name("shortcut", shortcut, get_args(Shortcut)))
-        self.conv = _convolution(in_channels, 16, 3, 1)
+        self.conv = _Convolution(in_channels, 16, 3, 1)
         self.bn = nn.BatchNorm2d(16)
         blocks = []
         c_in = 16
@@ -135,8 +135,11 @@ def build_model(
     return ResNet(MODELS[name], in_channels, classifier, shortcut=shortcut, generator=generator)
 
 
-def _convolution(c_in: int, c_out: int, size: int, stride: int) -> nn.Conv2d:
-    """A bias-free convolution without initial values: drawing them here would use up the global generator."""
-    return nn.utils.skip_init(  # type: ignore[no-any-return, no-untyped-call]
-        nn.Conv2d, c_in, c_out, size, stride=stride, padding=size // 2, bias=False
-    )
+class _Convolution(nn.Conv2d):
+    """A bias-free convolution that holds its place in the middle of its window."""
+
+    def __init__(self, c_in: int, c_out: int, size: int, stride: int) -> None:
+        super().__init__(c_in, c_out, size, stride=stride, padding=size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: that would use up the global generator for values that the network draws anew."""

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,20 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.lr * config.lr_gamma**drops * rise
 
 
-def make_optimizer(config: TrainConfig, network: ResNet) -> torch.optim.SGD:
+class SGD(torch.optim.SGD):
+    """Torch's SGD without the wrappers that keep its methods out of compiled code, where they never are here.
+
+    The first call of one so wrapped imports torch's compiler: three seconds of every worker's start.
+    """
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+    state_dict = unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = unwrap(torch.optim.SGD.load_state_dict)
+    zero_grad = unwrap(torch.optim.SGD.zero_grad)
+    add_param_group = unwrap(torch.optim.SGD.add_param_group)
+
+
+def make_optimizer(config: TrainConfig, network: ResNet) -> SGD:
     """SGD with weight decay on weights, surface vectors and centres, not on batch norm (D14) or the logit scale."""
     exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
     if not config.decay_batch_norm:
@@ -75,7 +89,7 @@ def make_optimizer(config: TrainConfig, network: ResNet) -> torch.optim.SGD:
     decayed = [p for name, p in network.named_parameters() if name not in exempt]
     free = [p for name, p in network.named_parameters() if name in exempt]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 @contextmanager
@@ -94,7 +108,7 @@ def arithmetic(config: TrainConfig, threads: int | None) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(config.deterministic)
+    _only_deterministic(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     convolutions.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     products.fp32_precision = "ieee"
@@ -102,9 +116,15 @@ def arithmetic(config: TrainConfig, threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        _only_deterministic(before[1])
         torch.backends.cudnn.benchmark = before[2]
         convolutions.fp32_precision, products.fp32_precision = before[3], before[4]
+
+
+def _only_deterministic(wanted: bool) -> None:
+    """Torch's switch. Setting it imports torch's compiler, seconds of start-up, so it is set only to change it."""
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
 
 
 def train(
