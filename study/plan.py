@@ -95,9 +95,9 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
             for values in _points(file, row, arm):
                 expanded = _Expanded(file, i, j, row, column, arm, metric, values)
                 configs = [expanded.config(seed, manifest_of) for seed in study.seeds]
-                for config, of_seed in zip(configs, configs_by_seed, strict=True):
-                    of_seed.setdefault(config.identity, config)
                 trials = tuple(config.identity for config in configs)
+                for identity, config, of_seed in zip(trials, configs, configs_by_seed, strict=True):
+                    of_seed.setdefault(identity, config)
                 candidates.setdefault(trials, Candidate(values, trials))
                 printed.add(printed_number(study.paper_table, configs[0]))
             # Where candidates differ in what the paper's tables distinguish, no one number is the cell's.

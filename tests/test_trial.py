@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_fixtures import write_folders
 from sklearn.datasets import load_digits
 from study_fixtures import SEARCHED, CommandLine, clean_environment, write_study
 
-from dh2l.data import prepare, read_manifest
+from dh2l.config import TrainConfig
+from dh2l.data import load, prepare, read_manifest
+from dh2l.trainer import Training
 from study.places import Places
 from study.plan import make_plan
 from study.records import Record, parse_record, read_arrays
@@ -339,3 +343,20 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
         assert here is not None
         assert there is not None
         assert here.test_accuracy > there.test_accuracy  # the labels were really shuffled
+
+
+def test_trials_of_one_node_share_the_prepared_images(digits: Path) -> None:
+    """They read them where they are mapped: after an epoch no page of the files is a process's own."""
+    data = load("digits", digits)
+    config = TrainConfig(batch_size=256, epochs=1).bound(data.manifest)
+    training = Training(config, data, torch.device("cpu"))
+    training.train_epoch(1, 0.1)
+    assert training.splits.train.images.data_ptr() == data.train_x.ctypes.data
+    assert training.splits.test.images.data_ptr() == data.test_x.ctypes.data
+    smaps, own = Path("/proc/self/smaps").read_text(encoding="utf-8"), dict[str, int]()
+    for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
+        path = Path(mapping.partition("\n")[0].split(" ")[-1])
+        if path.is_relative_to(digits):
+            own[path.name] = int(re.findall(r"Private_Dirty: +(\d+)", mapping)[0])
+    assert {"train_x.npy", "test_x.npy"} <= set(own)
+    assert set(own.values()) == {0}

@@ -81,13 +81,15 @@ def run(
         missing = [config.identity for config in missing_trials(now)]
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
     progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
-    live = None
-    if track and not share:
-        from study.live import LiveView
-
-        live = LiveView(places, now.plan.name)
-    interrupted = False
+    live, interrupted = None, False
     try:
+        if missing and not share:
+            out.print("starting Ray ...")
+            from study.cluster import Resources  # before the view's thread imports MLflow: each would slow the other
+        if track and not share:
+            from study.live import LiveView
+
+            live = LiveView(places, now.plan.name)
         with progress.shown():
             if share:
                 run_here(
@@ -97,9 +99,6 @@ def run(
                     threads=max(1, int(cpus_per_trial)),
                 )
             elif missing:
-                from study.cluster import Resources
-
-                out.print("starting Ray ...")
                 observer = Observers([progress, live] if live else [progress])
                 resources = Resources(address, cpus_per_trial, gpus_per_trial)
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
