@@ -5,13 +5,16 @@ UV := $(BIN)/uv
 STAMP := .venv/.installed
 UV_VERSION := 0.13.9
 
-.PHONY: quickstart test lint types fix lock clean
+.PHONY: quickstart test bench lint types fix lock clean
 
 quickstart: $(STAMP)
 	$(BIN)/dh2l-study run quickstart
 
 test: lint types
 	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

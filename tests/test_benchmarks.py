@@ -1,0 +1,76 @@
+"""The benchmarks: their frame by exact text, and one section for real."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.frame import Curve, at_least, at_most, compared, draw, figure, not_measured, paired, rows_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios_with_its_spread() -> None:
+    row = compared("ours", "theirs", [2.0, 3.0, 10.0], [1.0, 2.0, 2.0], bound="bytes", aim=at_most(2))
+    assert (row.ratio, row.met, row.ours, row.theirs, row.rounds) == (2.0, True, "3.00 s", "2.00 s", 3)
+    assert row.spread == "1.50 to 5.00"
+    assert compared("", "", [1.0], [2.0], bound="", aim=at_least(0.6)).met is False
+
+
+def test_the_table_is_this_text() -> None:
+    rows = [
+        compared("speed", "a | b", [4.0], [2.0], unit="/s", bound="operations", aim=at_least(1.6)),
+        not_measured("speed, cuda", "a loop", "no GPU", aim=at_least(5)),
+    ]
+    assert rows_table(rows).splitlines() == [
+        "| measure | against | ratio | aim | met | ours | theirs | rounds | bounded by |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| speed | a \\| b | 2.00 | ≥ 1.6 | yes | 4.00 /s | 2.00 /s | 1 | operations |",
+        "| speed, cuda | a loop | not measured | ≥ 5 |  | no GPU |  |  |  |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234.5, "1234"), (12.34, "12.3"), (1.234, "1.23"), (0.001234, "0.00123"), (0, "0")]
+)
+def test_figures_have_three_digits(value: float, shown: str) -> None:
+    assert figure(value) == shown
+
+
+def test_ways_take_turns_and_the_first_rounds_do_not_count() -> None:
+    said: list[str] = []
+    ticks = iter(range(100))
+    seconds = paired(
+        {"a": lambda: said.append("a"), "b": lambda: said.append("b")}, 2, warm_up=1, clock=lambda: float(next(ticks))
+    )
+    assert said == ["a", "b"] * 3
+    assert seconds == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
+def test_a_curve_becomes_a_picture(tmp_path: Path) -> None:
+    path = draw(Curve("cost", "Cost", "trials", "seconds", {"ours": [(1, 2), (10, 3)]}, logarithmic=True), tmp_path)
+    assert path.name == "cost.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def benchmarks(*words: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_section_runs_and_leaves_its_table(tmp_path: Path) -> None:
+    ended = benchmarks("--only", "regularisers", "--quick", "--out", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| E and H together, cpu | a resnet-20 step at batch 512 | 0.0" in table
+    assert "no GPU" in table or "cuda" in table
+    assert (tmp_path / "hierarchy.png").exists()
+
+
+def test_an_unknown_section_is_a_sentence() -> None:
+    ended = benchmarks("--only", "troughput")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "throughput, regularisers" in ended.stderr
