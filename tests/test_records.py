@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Literal
@@ -260,6 +264,24 @@ def test_a_reader_never_sees_half_a_file_and_none_is_left_behind(tmp_path: Path)
     assert len(seen) > 20
     assert set(seen) <= set(contents)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    host = socket.gethostname()
+    dead, live, other = (
+        tmp_path / name
+        for name in (
+            f".a.json~{host}~{ended.pid}~x1",
+            f".a.json~{host}~{os.getpid()}~x2",
+            f".a.json~elsewhere~{ended.pid}~x3",
+        )
+    )
+    for file in (dead, live, other):
+        file.touch()
+    write_atomically(tmp_path / "b.json", b"{}")
+    assert {file.name for file in tmp_path.iterdir()} == {live.name, other.name, "b.json"}
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
