@@ -1,18 +1,16 @@
-"""Images/s of a trial's training epoch, against the loop most people copy and against a bare step.
+"""Images/s of a trial, resnet-20 at batch 512 on 32×32 images, against the loop most people copy and a bare step.
 
-    python benchmarks/throughput.py [--images 2048] [--batch-size 512] [--rounds 5] [--device cpu]
+Three ways train on the same random images, in turn, round by round:
 
-Three ways to train resnet-20 on the same random 32×32 images, in turn, round by round, so that a machine
-whose speed drifts slows all of them alike:
-
-- trial: this project's epoch, as `dh2l.trainer` runs it;
-- common: a map-style dataset with torchvision's transforms, a DataLoader with workers, and `.item()` per batch;
-- bare: forward, backward and optimizer step on one batch that is already there, the ceiling.
+- trial: this project's epoch as `dh2l.trainer` runs it, in a worker's circumstances (its allocator, its steps);
+- bare: forward, backward and optimizer step on one batch that is already there, in the same process: the ceiling;
+- common: a map-style dataset with torchvision's transforms, a DataLoader with two workers, `.item()` per batch,
+  in a process of its own, because the trial's allocator is a setting of its whole process.
 """
 
-import argparse
-import statistics
-import time
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +23,33 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, not_measured, paired
+from benchmarks.processes import ROOT, environment
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
-from dh2l.trainer import Training
+from dh2l.memory import freed_memory_kept
+from dh2l.step import WARM_UP
+from dh2l.trainer import Training, arithmetic, build_network
+
+BATCH = 512
+OPERATIONS_SHOWN = 9
+
+
+def prepare_random(folder: Path, n_images: int) -> None:
+    """Random images of CIFAR's shape, 100 classes in 20 super-classes, prepared as a user's own would be."""
+    random = np.random.default_rng(0)
+    for part, n in (("train", n_images), ("test", 200)):
+        for i in range(n):
+            target = folder / "images" / part / f"super{i % 100 // 5}" / f"class{i % 100}"
+            target.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(target / f"{i}.png")
+    prepare("random", folder, source=folder / "images")
+
+
+def config_of(data: PreparedData, precision: str = "fp32") -> TrainConfig:
+    """A baseline trial on the random images."""
+    values = {"dataset": "random", "protocol": "paper", "batch_size": BATCH, "precision": precision}
+    return TrainConfig.parse(values).bound(data.manifest)
 
 
 class CommonDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -51,85 +73,133 @@ class CommonDataset(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
 
 
-def common_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, device: str) -> None:  # type: ignore[type-arg]
-    """One epoch of the loop most people copy."""
-    network.train()
-    loss_sum, right = 0.0, 0
-    for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()
-        logits = network(images)
-        loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss_sum += loss.item() * len(labels)
-        right += (logits.argmax(dim=1) == labels).sum().item()
+def serve_common(folder: Path, device: str) -> None:
+    """Train an epoch of the common loop for every line that comes in, and answer each with a line."""
+    torch.set_num_threads(1)
+    data = load("random", folder)
+    config = config_of(data)
+    network: nn.Module = build_network(config, data.manifest.tree, 3).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(CommonDataset(data), batch_size=BATCH, shuffle=True, num_workers=2)
+    for _ in sys.stdin:
+        network.train()
+        loss_sum, right = 0.0, 0
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            logits = network(images)
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss_sum += loss.item() * len(labels)
+            right += (logits.argmax(dim=1) == labels).sum().item()
+        print(json.dumps({"loss": loss_sum, "right": right}), flush=True)
 
 
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds that some work takes, its queue on the device emptied."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def measure(quick: bool) -> Measured:
+    """The rows of the CPU, and of the GPU where there is one."""
+    rows, details = [], []
+    for device in ("cpu", "cuda"):
+        if device == "cuda" and not torch.cuda.is_available():
+            rows += [
+                not_measured(f"images/s of a trial, cuda, {precision}", against, "no GPU", aim=aim)
+                for precision in ("fp32", "bf16")
+                for against, aim in (("the common loop", at_least(5)), ("a bare step", at_least(0.9)))
+            ]
+            continue
+        n_images = BATCH * (1 if quick else 2) * (1 if device == "cpu" else 24)
+        with TemporaryDirectory() as folder:
+            prepare_random(Path(folder), n_images)
+            found, detail = _on(device, Path(folder), rounds=1 if quick else 6)
+        rows += found
+        details.append(detail)
+    notes = [
+        "Random images of 32×32×3, 100 classes; one CPU thread for every way, as a trial has, and two loader "
+        "processes more for the common loop; evaluation is not part of it.",
+        "The bare step uses this project's network, layout, optimizer and allocator: it is the ceiling of the "
+        "trial, not of the hardware. Convolutions' share of the trial is in the profile.",
+    ]
+    return Measured(rows, details=details, notes=notes)
 
 
-def random_data(folder: Path, n_images: int) -> PreparedData:
-    """A data set of random images in ten classes, prepared as a user's own would be."""
-    random = np.random.default_rng(0)
-    for part, n in (("train", n_images), ("test", 10)):
-        for i in range(n):
-            target = folder / "images" / part / f"class{i % 10}"
-            target.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(target / f"{i}.png")
-    prepare("random", folder / "data", source=folder / "images")
-    return load("random", folder / "data")
+def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
+    """The ways on one device, and where the trial's time goes."""
+    data, where = load("random", folder), torch.device(device)
+    words = [sys.executable, "-m", "benchmarks.throughput", str(folder), device]
+    common = subprocess.Popen(  # noqa: S603 our own words
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
+    )
+    with common, freed_memory_kept(), arithmetic(config_of(data), 1):
+        trial, low = (Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16"))
+        bare = Training(config_of(data), data, where)
+        batch = bare.normalise(bare.splits.train.images[:BATCH])
+        labels = bare.splits.train.labels[:BATCH]
 
+        def wait() -> None:
+            if device == "cuda":
+                torch.cuda.synchronize()
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        data = random_data(Path(folder), options.images)
-        config = TrainConfig(dataset="random", protocol="paper", epochs=1, batch_size=options.batch_size)
-        trial = Training(config.bound(data.manifest), data, torch.device(options.device))
-        other = Training(config.bound(data.manifest), data, torch.device(options.device))
-        loader = DataLoader(CommonDataset(data), batch_size=options.batch_size, shuffle=True, num_workers=2)
-        batch = trial.normalise(torch.from_numpy(data.train_x[: options.batch_size]).to(options.device))
-        labels = torch.from_numpy(data.train_y[: options.batch_size]).to(options.device)
+        def bare_step(_size: int) -> None:
+            bare.optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(bare.network(batch), labels).backward()  # type: ignore[no-untyped-call]
+            bare.optimizer.step()
 
         def bare_epoch() -> None:
-            for _ in range(options.images // options.batch_size):
-                functional.cross_entropy(trial.network(batch), labels).backward()  # type: ignore[no-untyped-call]
-                trial.optimizer.step()
-                trial.optimizer.zero_grad()
+            for _ in range(len(data.train_y) // BATCH):
+                bare_step(BATCH)
+            wait()
+
+        def common_epoch() -> None:
+            assert common.stdin is not None  # noqa: S101 opened as pipes
+            assert common.stdout is not None  # noqa: S101
+            common.stdin.write("epoch\n")
+            common.stdin.flush()
+            if not common.stdout.readline():
+                raise RuntimeError("the common loop ended")
 
         ways: dict[str, Callable[[], object]] = {
-            "trial": lambda: trial.train_epoch(1),
-            "common": lambda: common_epoch(other.network, other.optimizer, loader, options.device),
+            "trial": lambda: trial.train_epoch(1, 0.01),
+            "bf16": lambda: low.train_epoch(1, 0.01),
             "bare": bare_epoch,
+            "common": common_epoch,
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(options.rounds + 1):
-            for name, work in ways.items():
-                elapsed = timed(work, options.device)
-                if number:  # the first round warms up
-                    seconds[name].append(elapsed)
-    threads = torch.get_num_threads()
-    print(f"resnet-20, batch {options.batch_size}, {options.device}, {threads} threads, torch {torch.__version__}")
-    print("| way | images/s, median | trial against it, median of rounds |\n|---|---|---|")
-    for name, times in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(times, seconds["trial"], strict=True)]
-        print(f"| {name} | {options.images / statistics.median(times):.0f} | {statistics.median(ratios):.2f} |")
+        seconds = paired(ways, rounds, warm_up=1 if device == "cpu" else WARM_UP)
+        common.terminate()
+        detail = _profile(trial, device)
+    rates = {name: [len(data.train_y) / s for s in found] for name, found in seconds.items()}
+    name = f"images/s of a trial, {device}, fp32"
+    convolutions = "operations: convolutions run near the processor's peak, the rest streams activations through memory"
+    return [
+        compared(
+            name, "the common loop", rates["trial"], rates["common"], unit="images/s",
+            aim=at_least(1.6 if device == "cpu" else 5),
+            bound="of the common loop: page faults and PIL on a CPU, one image after the other",
+        ),
+        compared(
+            name, "a bare step", rates["trial"], rates["bare"], unit="images/s", aim=at_least(0.9), bound=convolutions
+        ),
+        compared(
+            f"images/s of a trial, {device}, bf16", "the same trial in fp32", rates["bf16"], rates["trial"],
+            unit="images/s", bound="operations of convolutions, bytes of everything else",
+        ),
+    ], detail  # fmt: skip
+
+
+def _profile(trial: Training, device: str) -> Detail:
+    """Where an epoch's time goes, by operation."""
+    with torch.profiler.profile() as profile:
+        trial.train_epoch(2, 0.01)
+    on_cpu = device == "cpu"
+    times = {
+        event.key: event.self_cpu_time_total if on_cpu else event.self_device_time_total
+        for event in profile.key_averages()
+    }
+    total = sum(times.values())
+    top = sorted(times, key=times.__getitem__, reverse=True)[:OPERATIONS_SHOWN]
+    shares = [(name, figure(100 * times[name] / total, "%")) for name in top]
+    title = f"Profile of a trial's epoch, {device}: time of each operation itself"
+    return Detail(title, ("operation", "share"), shares)
 
 
 if __name__ == "__main__":
-    main()
+    serve_common(Path(sys.argv[1]), sys.argv[2])

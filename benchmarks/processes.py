@@ -1,0 +1,44 @@
+"""Whole commands, each in a process of its own, as a user starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+"""This project's checkout."""
+TIMEOUT_S = 300
+"""No command here takes half as long; one that hangs should not hang the benchmarks."""
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without what would redirect the harness, and with usage reporting off."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DH2L_", "RAY_", "TUNE_"))}
+    off = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | off | {"PYTHONPATH": str(ROOT)}
+
+
+def python(folder: Path, *words: object) -> str:
+    """Run Python with these words from a folder; returns what it printed.
+
+    Raises:
+        RuntimeError: it failed; with the last line of what it said.
+    """
+    process = subprocess.run(  # noqa: S603 our own words
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=folder,
+        env=environment(),
+        check=False,
+    )
+    if process.returncode:
+        said = last_line(process.stderr) or last_line(process.stdout)
+        raise RuntimeError(f"{' '.join(map(str, words))} ended with exit code {process.returncode}: {said}")
+    return process.stdout
+
+
+def last_line(text: str) -> str:
+    """The last line that says something; empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
