@@ -24,7 +24,8 @@ from dh2l.energy import Energy
 from dh2l.hierarchy import hierarchical_terms
 from dh2l.memory import freed_memory_kept
 from dh2l.objective import Objective
-from dh2l.trainer import build_network, make_optimizer
+from dh2l.optimizer import make_optimizer
+from dh2l.trainer import build_network
 from dh2l.tree import ClassTree
 
 METRIC = "cos_hm"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dh2l.errors import UserError, unknown_name
-from dh2l.metrics import Measures, clamped, find_metric, measure, pair_index, penalties, ternary_cutoff, unordered
+from dh2l.metrics import clamped, find_metric, penalties
+from dh2l.pairs import Measures, measure, pair_index, ternary_cutoff, unordered
 
 Reduction = Literal["mean", "sum"]
 

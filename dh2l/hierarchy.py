@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.errors import UserError
-from dh2l.metrics import Measures, clamped, find_metric, measure, penalties, ternary_cutoff, unordered
+from dh2l.metrics import clamped, find_metric, penalties
 from dh2l.names import Metric
+from dh2l.pairs import Measures, measure, ternary_cutoff, unordered
 from dh2l.siblings import SiblingBlock
 
 

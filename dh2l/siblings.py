@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dh2l.metrics import pair_index
+from dh2l.pairs import pair_index
 from dh2l.tree import ClassTree
 
 SMALL_BLOCK = 1 << 16
@@ -56,7 +56,7 @@ class SiblingBlock(nn.Module):
     Attributes:
         member: node of the level in each place, ``(k, m)``; 0 where padded.
         filled: whether a place holds a node, bool, ``(k, m)``.
-        index: `dh2l.metrics.pair_index` of m, ``(P,)``.
+        index: `dh2l.pairs.pair_index` of m, ``(P,)``.
     """
 
     member: Tensor

@@ -5,13 +5,12 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dh2l import checkpoint
 from dh2l.batches import Normalise, TrainBatches, generator, make_splits
@@ -23,6 +22,7 @@ from dh2l.errors import Diverged, UserError
 from dh2l.evaluation import Evaluator
 from dh2l.models import N_FEATURES, ResNet, build_model
 from dh2l.objective import Objective
+from dh2l.optimizer import learning_rate, make_optimizer
 from dh2l.results import EpochResult, History, TrainResult
 from dh2l.step import Replayed, Step
 from dh2l.tree import ClassTree
@@ -56,40 +56,6 @@ def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> Res
         shortcut=config.shortcut,
         generator=generator("backbone", config.seed),
     )
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Learning rate of an epoch, counted from 1: steps down at the milestones, after a linear warm-up (D13)."""
-    done = epoch - 1
-    drops = sum(done >= milestone * config.epochs - 1e-9 for milestone in config.lr_milestones)  # 0.55·100 > 55
-    rise = min(1.0, epoch / config.warmup_epochs) if config.warmup_epochs else 1.0
-    return config.lr * config.lr_gamma**drops * rise
-
-
-class SGD(torch.optim.SGD):
-    """Torch's SGD without the wrappers that keep its methods out of compiled code, where they never are here.
-
-    The first call of one so wrapped imports torch's compiler: three seconds of every worker's start.
-    """
-
-    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
-    state_dict = unwrap(torch.optim.SGD.state_dict)
-    load_state_dict = unwrap(torch.optim.SGD.load_state_dict)
-    zero_grad = unwrap(torch.optim.SGD.zero_grad)
-    add_param_group = unwrap(torch.optim.SGD.add_param_group)
-
-
-def make_optimizer(config: TrainConfig, network: ResNet) -> SGD:
-    """SGD with weight decay on weights, surface vectors and centres, not on batch norm (D14) or the logit scale."""
-    exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
-    if not config.decay_batch_norm:
-        for module_name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
-                exempt |= {f"{module_name}.{name}" for name, _ in module.named_parameters()}
-    decayed = [p for name, p in network.named_parameters() if name not in exempt]
-    free = [p for name, p in network.named_parameters() if name in exempt]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 @contextmanager

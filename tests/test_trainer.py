@@ -18,8 +18,9 @@ from dh2l.config import TrainConfig
 from dh2l.data import load
 from dh2l.errors import Diverged, UserError
 from dh2l.objective import Objective
+from dh2l.optimizer import learning_rate, make_optimizer
 from dh2l.results import EpochResult, TrainResult
-from dh2l.trainer import build_network, learning_rate, make_optimizer, train
+from dh2l.trainer import build_network, train
 
 Values = dict[str, Any]
 CPU = torch.device("cpu")
