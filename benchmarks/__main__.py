@@ -53,7 +53,11 @@ def main() -> int:
     if unknown := [name for name in options.only if name not in SECTIONS]:
         print(f"error: there is no benchmark {unknown[0]!r}; there are {', '.join(SECTIONS)}", file=sys.stderr)
         return 2
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: the folder {out} cannot be made ({error.strerror}); give another with --out", file=sys.stderr)
+        return 2
     load, started, failed = os.getloadavg()[0], time.monotonic(), False
     found: dict[str, Measured] = {}
     for name in [name for name in SECTIONS if name in options.only]:

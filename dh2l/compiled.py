@@ -5,9 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dh2l.errors import first_line
+
 
 class Compiled:
-    """A function of one tensor, compiled for each shape that it is given; plain where it cannot be compiled.
+    """A function of one tensor, compiled for each shape that it is given; plain where its forward cannot be compiled.
 
     Args:
         plain: the function; what it closes over may change in value, not in shape.
@@ -30,5 +32,5 @@ class Compiled:
             try:
                 return self._compiled(x)
             except self._refused as error:
-                self.problem = str(error).splitlines()[0]
+                self.problem = first_line(error)
         return self._plain(x)

@@ -91,8 +91,8 @@ class TrainConfig(BaseModel):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the network: `tf32` for a GPU's convolutions, `bf16` autocast. Regularisers are always fp32."""
     compiled: bool = False
-    """Whether `torch.compile` fuses the network's element-wise work. Rounds differently, and costs half a minute a
-    worker: for long trials."""
+    """Whether `torch.compile` fuses the network's element-wise work. Rounds differently, and takes half a minute the
+    first time on a machine, seconds a trial afterwards: for long trials."""
     deterministic: bool = False
     """Only deterministic kernels: on a GPU, the same seed then gives the same bits."""
     seed: int = Field(default=0, ge=0)

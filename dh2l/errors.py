@@ -49,3 +49,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = [by_lower[n] for n in get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)]
     hint = "did you mean " + " or ".join(repr(n) for n in near) + "?" if near else "known: " + ", ".join(names)
     return f"unknown {kind} {str(name)!r}; {hint}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

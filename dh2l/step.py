@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from dh2l.batches import Normalise, TrainBatches
+from dh2l.errors import first_line
 from dh2l.objective import Objective
 
 WARM_UP = 3
@@ -80,7 +82,7 @@ class Replayed:
 
     def __init__(self, step: Callable[[int], None], device: torch.device) -> None:
         self._step = step
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream(device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._seen = Counter[int]()
         self.problem = ""
@@ -88,10 +90,11 @@ class Replayed:
     @contextmanager
     def epoch(self) -> Iterator[None]:
         """Where steps are called: on a stream of their own, the one that is recorded."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream(self._stream.device)  # of the trial's device, whichever is current
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             yield
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
 
     def __call__(self, size: int) -> None:
         """One step, replayed where it has been recorded."""
@@ -111,8 +114,15 @@ class Replayed:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 self._step(size)
         except RuntimeError as error:
-            self.problem = str(error).splitlines()[0]
+            # An operation that breaks a recording is told of twice; the second time, as it ends, without the cause.
+            self.problem = first_line(error.__context__ or error)
             return False
         self._graphs[size] = graph
         graph.replay()
         return True
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of recorded steps, one a process: cuBLAS keeps a workspace for every stream that it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

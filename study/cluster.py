@@ -64,23 +64,24 @@ def with_measured_share(
     Raises:
         UserError: there is no GPU, or a trial cannot be measured.
     """
-    threads = max(1, int(resources.cpus))
+    config, threads = packing.heaviest(configs), max(1, int(resources.cpus))
 
-    def measured(cores: float) -> tuple[int, list[packing.Sample]]:
-        config = packing.heaviest(configs)
-        return packing.choose(
-            lambda n: packing.side_by_side(n, config, places.data, threads=threads), int(cores / resources.cpus)
-        )
+    def measured(most: int) -> tuple[int, list[packing.Sample]] | str:
+        try:
+            return packing.choose(lambda n: packing.side_by_side(n, config, places.data, threads=threads), most)
+        except UserError as error:  # Ray would wrap it into a traceback
+            return str(error)
 
-    if resources.address is None:
-        n, samples = measured(os.cpu_count() or 1)
-    else:
-        with _cluster(resources.address):
-            if not ray.cluster_resources().get("GPU"):
-                raise UserError(f"the Ray cluster at {resources.address} has no GPU; leave --trials-per-gpu out")
-            total = ray.cluster_resources()
-            task = ray.remote(num_gpus=1, max_retries=0)(measured)
-            n, samples = ray.get(task.remote(total["CPU"] / total["GPU"]))
+    with _cluster(resources.address):
+        total = ray.cluster_resources()
+        if not total.get("GPU"):
+            raise UserError("--trials-per-gpu needs a GPU, but the cluster has none; leave it out")
+        observer.note(f"measuring how many trials of {config.identity} share a GPU best ...")
+        most = max(1, int(total["CPU"] / total["GPU"] / resources.cpus))
+        found = ray.get(ray.remote(num_gpus=1, max_retries=0)(measured).remote(most))
+    if isinstance(found, str):
+        raise UserError(found)
+    n, samples = found
     observer.note(f"trials per GPU: {n} (measured side by side: {'; '.join(map(str, samples))})")
     return replace(resources, gpus=1 / n)
 
@@ -185,10 +186,14 @@ def _share(resources: Resources) -> tuple[float, int]:
     gpus = resources.gpus if resources.gpus is not None else min(1.0, have_gpus)
     fits = [have_cpus / resources.cpus] + ([have_gpus / gpus] if gpus else [])
     concurrent = int(min(fits) + 1e-9)
+    if gpus and not have_gpus:
+        raise UserError(
+            "trials ask for a GPU, but the cluster has none; leave --gpus-per-trial and --trials-per-gpu out"
+        )
     if concurrent < 1:
         raise UserError(
             f"one trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have_cpus:g} "
-            f"and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial"
+            f"and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial, or raise --trials-per-gpu"
         )
     return gpus, concurrent
 

@@ -33,7 +33,7 @@ class Sample:
     Attributes:
         trials: how many.
         images_per_s: of all of them together.
-        memory: bytes that they take together, of the device's, each with its own context.
+        memory: bytes of the device that are taken meanwhile: theirs, and whatever others take.
         capacity: bytes that the device has.
     """
 
@@ -55,13 +55,19 @@ def choose(measure: Callable[[int], Sample], most: int) -> tuple[int, list[Sampl
 
     Returns:
         How many trials share the device, and what was measured.
+
+    Raises:
+        UserError: not even one can be measured.
     """
     samples = [measure(1)]
     while (n := 2 * samples[-1].trials) <= most:
         last = samples[-1]
         if last.memory / last.trials * n > SPARE * last.capacity:
             break
-        samples.append(measure(n))
+        try:
+            samples.append(measure(n))
+        except UserError:  # they do not fit after all
+            break
         if samples[-1].images_per_s < WORTH * last.images_per_s:
             break
     best = max(sample.images_per_s for sample in samples)
@@ -69,7 +75,7 @@ def choose(measure: Callable[[int], Sample], most: int) -> tuple[int, list[Sampl
 
 
 def heaviest(configs: list[TrainConfig]) -> TrainConfig:
-    """Of a plan's configs the one that takes most memory: what fits it fits all."""
+    """Of a plan's configs the one whose network is deepest and its batch largest; images of one size are assumed."""
     return max(configs, key=lambda c: (int("".join(filter(str.isdigit, c.model))), c.batch_size, c.precision != "bf16"))
 
 
@@ -119,9 +125,8 @@ def _start(stack: ExitStack, what: str) -> "subprocess.Popen[str]":
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(json.loads(what)["threads"])},
     )
-    stack.callback(process.wait)
+    stack.enter_context(process)  # waits for it, after the kill: the last to come is the first to leave
     stack.callback(process.kill)
-    stack.enter_context(process)
     return process
 
 

@@ -74,3 +74,11 @@ def test_an_unknown_section_is_a_sentence() -> None:
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "throughput, regularisers" in ended.stderr
+
+
+def test_an_output_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = benchmarks("--only", "records", "--out", tmp_path / "file")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the folder ")
+    assert ended.stderr.count("\n") == 1

@@ -1,7 +1,10 @@
 """How many trials share a GPU."""
 
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -67,6 +70,32 @@ def test_trials_are_really_trained_side_by_side(digits: Path) -> None:
 def test_a_trial_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be measured side by side: .*'digits' is not prepared"):
         side_by_side(1, TrainConfig(), tmp_path, device="cpu")
+
+
+def test_where_one_of_several_cannot_be_measured_the_others_are_killed(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    programs = iter(["raise SystemExit('no memory left')", "import time; time.sleep(600)"])
+
+    def popen(words: list[str], **kwargs: Any) -> "subprocess.Popen[str]":
+        started.append(plain([words[0], "-c", next(programs)], **kwargs))
+        return started[-1]
+
+    plain = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(UserError, match="side by side: no memory left"):
+        side_by_side(2, TrainConfig(), digits, device="cpu")
+    assert [process.returncode for process in started] == [1, -signal.SIGKILL]
+
+
+def test_more_trials_than_fit_after_all_are_not_chosen() -> None:
+    def measure(n: int) -> Sample:
+        if n == 4:
+            raise UserError("out of memory")
+        return Sample(n, 10.0 * n, n, GPU)
+
+    assert choose(measure, 16)[0] == 2
 
 
 def test_mistakes_are_told_in_a_sentence(cli: CommandLine) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from study_fixtures import CommandLine, clean_environment, command, unfinished, write_study
 
@@ -171,6 +172,17 @@ def test_trials_that_fail_cost_no_other_trial_and_no_worker(tmp_path: Path, digi
     assert then.counts == {"done": 4, "failed": 4}
     assert [identity for identity, state in then.states.items() if state is State.FAILED] == doomed
     assert ended.stdout.count("/8] done ") == ended.stdout.count("/8] failed ") == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("value", ["2", "auto"])
+def test_a_share_of_a_gpu_that_is_not_there_is_a_sentence(tmp_path: Path, digits: Path, value: str) -> None:
+    study, places = write_study(tmp_path, TWO_ARMS, "two-arms"), Places.of(tmp_path / "results", digits)
+    ended = run(study, places, "--no-mlflow", "--trials-per-gpu", value)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "--trials-per-gpu" in ended.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """The step in place against the loop that one would write, and recorded on a GPU against itself."""
 
 import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from tiny_data import EH, H0, TIMES, E, H, epoch_batches, numbers, one_thread, r
 from torch import Tensor
 from torch._inductor import config as inductor
 
+from dh2l import step
 from dh2l.batches import Normalise, make_splits
 from dh2l.config import TrainConfig
 from dh2l.objective import Objective
@@ -122,6 +126,106 @@ def test_the_first_step_at_which_a_term_is_not_finite_is_kept() -> None:
     assert training.step.first_bad.tolist() == [1, 1]
 
 
+class FakeStream:
+    """A CUDA stream as far as `Replayed` uses one, which notes whom it waits for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.waited: list[FakeStream] = []
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        self.waited.append(other)
+
+
+class FakeCuda:
+    """Recording and replaying without a GPU: what is called while a graph is recorded happens when it is replayed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: str = "") -> None:
+        self.default = FakeStream(torch.device("cuda:1"))
+        self.log: list[tuple[str, int]] = []
+        self._recording: list[int] | None = None
+        self._fails = fails
+        monkeypatch.setattr(step, "_stream", FakeStream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: {"cuda:1": self.default}[str(device)])
+        monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(self))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    @contextmanager
+    def graph(self, graph: "FakeGraph", *, pool: object, stream: FakeStream) -> Iterator[None]:
+        assert stream.device == self.default.device
+        graph.shares, self._recording = pool, graph.steps
+        try:
+            yield
+        except RuntimeError:  # as torch does: the recording's end raises in place of what broke it
+            raise RuntimeError("the recording ended in error")  # noqa: B904 the context is what is tested
+        finally:
+            self._recording = None
+
+    def step(self, size: int) -> None:
+        if self._recording is None:
+            self.log.append(("plain", size))
+        elif self._fails:
+            raise RuntimeError(self._fails)
+        else:
+            self._recording.append(size)
+
+
+class FakeGraph:
+    """A CUDA graph: the steps that were called while it was recorded."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+        self.steps: list[int] = []
+        self.shares: object = None
+
+    def pool(self) -> object:
+        return self
+
+    def replay(self) -> None:
+        self._cuda.log += [("replayed", size) for size in self.steps]
+
+
+SIZES = [8, 8, 3] * 5
+
+
+def test_every_step_runs_once_plainly_first_and_then_replayed_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    for size in SIZES:
+        replayed(size)
+    seen = Counter[int]()
+    for (way, size), expected in zip(cuda.log, SIZES, strict=True):
+        assert (way, size) == ("plain" if seen[size] < WARM_UP else "replayed", expected)
+        seen[size] += 1
+    first, second = replayed._graphs[8], replayed._graphs[3]
+    assert (first.shares, second.shares) == (None, first)  # type: ignore[attr-defined]
+
+
+def test_a_step_that_cannot_be_recorded_runs_plainly_once_each_time_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda(monkeypatch, fails="this operation waits\nfor the host")
+    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    for size in SIZES:
+        replayed(size)
+    assert cuda.log == [("plain", size) for size in SIZES]
+    assert replayed.problem == "this operation waits"
+    assert replayed._graphs == {}
+
+
+def test_the_steps_stream_and_that_of_the_trials_own_device_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda(monkeypatch)
+    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    own = replayed._stream
+    with replayed.epoch():
+        assert own.waited == [cuda.default]  # type: ignore[attr-defined]
+        assert cuda.default.waited == []
+    assert cuda.default.waited == [own]
+
+
 def cuda_run(config: TrainConfig, *, replay: bool) -> list[dict[str, float | None]]:
     """Every epoch's metrics on the GPU, with or without recorded steps."""
     with arithmetic(config, None):
@@ -151,7 +255,8 @@ def test_replayed_steps_give_the_numbers_of_plain_ones(arm: str) -> None:
 def test_replayed_steps_of_lower_precision_give_the_losses_of_plain_ones(precision: str) -> None:
     config = tiny_config(**EH, epochs=WARM_UP + 3, precision=precision)
     replayed, plain = cuda_run(config, replay=True), cuda_run(config, replay=False)
-    assert replayed[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=2e-2)
+    for found, expected in zip(replayed, plain, strict=True):
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=5e-2)
 
 
 @pytest.mark.gpu
