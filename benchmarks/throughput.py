@@ -168,7 +168,7 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
         detail = _profile(trial, device)
     rates = {name: [len(data.train_y) / s for s in found] for name, found in seconds.items()}
     name = f"images/s of a trial, {device}, fp32"
-    convolutions = "operations: convolutions run near the processor's peak, the rest streams activations through memory"
+    convolutions = "operations of the convolutions; the rest streams activations through memory"
     return [
         compared(
             name, "the common loop", rates["trial"], rates["common"], unit="images/s",
