@@ -11,7 +11,7 @@ from benchmarks.throughput import config_of, prepare_random
 from dh2l.data import load
 from study.packing import Sample, choose, side_by_side
 
-BOUND_CPU = "operations: small layers leave a second thread waiting, a second trial does not"
+BOUND_CPU = "operations: both ways keep all cores busy"
 BOUND_GPU = "operations of the GPU; one trial's small kernels leave most of it idle"
 
 
