@@ -50,7 +50,7 @@ def choose(measure: Callable[[int], Sample], most: int) -> tuple[int, list[Sampl
     """Double the trials side by side for as long as they fit and train faster together.
 
     Args:
-        measure: measures a number of trials side by side.
+        measure: measures a number of trials side by side; more than one that raise UserError count as not fitting.
         most: never try more.
 
     Returns:
