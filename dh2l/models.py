@@ -132,7 +132,7 @@ def build_model(
     """
     if name not in MODELS:
         raise UserError(unknown_name("model", name, MODELS))
-    return ResNet(MODELS[name], in_channels, classifier, shortcut=shortcut, generator=generator)
+    return ResNet(MODELS[name].depth, in_channels, classifier, shortcut=shortcut, generator=generator)
 
 
 class _Convolution(nn.Conv2d):

@@ -14,8 +14,9 @@ from dh2l.data import Manifest
 from dh2l.errors import UserError
 from dh2l.explain import findings
 from dh2l.names import METRICS
+from dh2l.registry import REGULARISERS
 from study.paper import PrintedNumber, printed_number
-from study.space import ARMS, CONDITIONS, Axis, Column, Row, StudyFile, Value
+from study.space import Axis, Column, Row, StudyFile, Value, arm_settings, exists_in
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _check_searches(file: StudyFile) -> None:
 
 def _axes(file: StudyFile, row: Row, arm: str) -> dict[str, Axis]:
     """The axes that apply to a row: the study's whose field exists in the arm, then the row's own."""
-    searched = {key: axis for key, axis in file.study.search.items() if arm in CONDITIONS.get(key, ARMS)}
+    searched = {key: axis for key, axis in file.study.search.items() if exists_in(key, arm)}
     if row.metric is not None:
         searched.pop("metric", None)
     return {key: axis for key, axis in (searched | row.search).items() if key not in row.set}
@@ -189,7 +190,7 @@ class _Expanded:
         """The bound config of this point for a seed."""
         study = self.file.study
         self._check_sources()
-        settings: dict[str, Any] = study.config | ARMS[self.arm] | self._of_row | self.values | self.column.set
+        settings: dict[str, Any] = study.config | arm_settings(self.arm) | self._of_row | self.values | self.column.set
         try:
             config = TrainConfig.model_validate(settings | {"seed": seed})
         except ValidationError as error:
@@ -256,6 +257,7 @@ class _Expanded:
             "E": "lambda_e above 0",
             "H": "lambda_l (or a lambda_c) above 0",
             "H0": "lambda_l and lambda_c of 0",
+            **{name: f"{known.weight} above 0" for name, known in REGULARISERS.items()},
         }
         parts = [needs[part] for part in self.arm.split("+") if part in needs and part not in config.arm.split("+")]
         raise UserError(

@@ -21,6 +21,7 @@ from dh2l.config import TrainConfig
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import Finding, findings
 from dh2l.names import METRICS
+from dh2l.registry import REGULARISERS, regulariser_fields, regulariser_of
 from study.places import shipped_studies
 from study.yaml12 import Document, parse_value
 
@@ -39,37 +40,70 @@ def _plain(value: Any) -> Any:
 
 Value = Annotated[Any, AfterValidator(_plain)]
 
-ARMS: dict[str, dict[str, Value]] = {
-    "baseline": {"weight_decay": 0.0},
-    "baseline+l2": {},
-    "E": {},
-    "H": {"classifier": "hierarchical"},
-    "H0": {"classifier": "hierarchical"},
-    "E+H": {"classifier": "hierarchical"},
-    "E+H0": {"classifier": "hierarchical"},
-}
-"""The arms of the paper, and the two (H0) that it lacks, with what each fixes in the config."""
+ARMS = ("baseline", "baseline+l2", "E", "H", "H0", "E+H", "E+H0")
+"""The arms of the paper, and the two (H0) that it lacks. Registered regularisers are arms too, alone or with these."""
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
-    "metric": ("E", "H", "E+H", "E+H0"),
-    "conv_metric": ("E", "E+H", "E+H0"),
-    "lambda_e": ("E", "E+H", "E+H0"),
-    "lambda_l": ("H", "E+H"),
-    "lambda_c1": ("H", "E+H"),
-    "lambda_c2": ("H", "E+H"),
-    "lambda_c3": ("H", "E+H"),
+    "metric": ("E", "H"),
+    "conv_metric": ("E",),
+    "lambda_e": ("E",),
+    "lambda_l": ("H",),
+    "lambda_c1": ("H",),
+    "lambda_c2": ("H",),
+    "lambda_c3": ("H",),
+    "lambda_o": ("H",),
 }
-"""The arms in which a field can be searched: no λe without E, no λl or λc without H."""
+"""The parts of an arm, of which one must be there for a field to exist: no λe without E, no λl or λc without H."""
 
-OWN_KEYS = ("seed", "data_hash", "tree_hash")
-"""Config fields that a study sets by other means: `seeds`, and the prepared data."""
+
+def arm_problem(arm: str) -> str:
+    """Why a text is no arm, as a sentence; empty where it is one."""
+    if arm in ARMS:
+        return ""
+    parts = arm.split("+")
+    order = ["E", "H", "H0", *REGULARISERS]
+    if not set(parts) <= set(order):
+        near = [*ARMS, *REGULARISERS, *(f"{base}+{name}" for base in ARMS[2:] for name in REGULARISERS)]
+        return unknown_name("arm", arm, [*ARMS, *REGULARISERS] if "+" not in arm else near)
+    sorted_parts = sorted(set(parts), key=order.index)
+    if {"H", "H0"} <= set(parts):
+        return f"arm {arm} has both H and H0, which is H without its regulariser; keep one"
+    return "" if parts == sorted_parts else f"arm {arm} is written {'+'.join(sorted_parts)}"
+
+
+def arm_settings(arm: str) -> dict[str, Value]:
+    """What an arm fixes in the config."""
+    if arm == "baseline":
+        return {"weight_decay": 0.0}
+    return {"classifier": "hierarchical"} if {"H", "H0"} & set(arm.split("+")) else {}
+
+
+def needed_parts(field: str) -> tuple[str, ...]:
+    """The parts of an arm, of which one must be there for a field to exist; empty for a field that all arms have."""
+    owner = regulariser_of(field)
+    return (owner,) if owner else CONDITIONS.get(field, ())
+
+
+def exists_in(field: str, arm: str) -> bool:
+    """Whether a config field means anything in an arm."""
+    parts = needed_parts(field)
+    return not parts or bool(set(parts) & set(arm.split("+")))
+
+
+OWN_KEYS = ("seed", "data_hash", "tree_hash", "weights_hash", "regularisers")
+"""Config fields that a study sets by other means: `seeds`, the prepared data, and regularisers' fields one by one."""
+
+
+def config_keys() -> set[str]:
+    """The config fields that a study may set: the config's own and those of registered regularisers."""
+    return set(TrainConfig.model_fields) - set(OWN_KEYS) | set(regulariser_fields())
 
 
 def _config_key(key: str) -> str:
     if key in OWN_KEYS:
         raise ValueError(f"{key} cannot be set here" + ("; use the study's `seeds`" if key == "seed" else ""))
-    if key not in TrainConfig.model_fields:
-        raise ValueError(unknown_name("config field", key, set(TrainConfig.model_fields) - set(OWN_KEYS)))
+    if key not in config_keys():
+        raise ValueError(unknown_name("config field", key, config_keys()))
     return key
 
 
@@ -123,7 +157,7 @@ class Row(_Part):
     """One row of the table, or several: every arm with every metric that it lists."""
 
     arm: Annotated[str | list[str], WrapValidator(_word_or_words)]
-    """An arm, or several: baseline, baseline+l2, E, H, H0, E+H, E+H0."""
+    """An arm, or several: baseline, baseline+l2, E, H, H0, E+H, E+H0, or registered regularisers, joined by +."""
     metric: Annotated[str | list[str] | None, WrapValidator(_word_or_words)] = None
     """The pairwise penalty, or several: a row for each, in this order."""
     name: str | None = Field(default=None, min_length=1)
@@ -146,15 +180,15 @@ class Row(_Part):
     @model_validator(mode="after")
     def _known(self) -> Self:
         for arm in self.arms:
-            if arm not in ARMS:
-                raise ValueError(unknown_name("arm", arm, ARMS))
+            if problem := arm_problem(arm):
+                raise ValueError(problem)
             for axis in self.search:
-                if arm not in CONDITIONS.get(axis, ARMS):
+                if not exists_in(axis, arm):
                     raise ValueError(
-                        f"the axis {axis} does not exist in arm {arm}, only in {', '.join(CONDITIONS[axis])}; "
-                        "leave it out or change the arm"
+                        f"the axis {axis} does not exist in arm {arm}, only in arms with "
+                        f"{' or '.join(needed_parts(axis))}; leave it out or change the arm"
                     )
-            if self.metric is not None and arm not in CONDITIONS["metric"]:
+            if self.metric is not None and not exists_in("metric", arm):
                 raise ValueError(f"arm {arm} has no metric, but the row names one; leave `metric` out")
         for metric in self.metrics:
             if metric is not None and metric not in METRICS:
@@ -274,11 +308,7 @@ class StudyFile:
 def _hinted(finding: Finding) -> str:
     """The sentence; for a config field that stands beside `config`, where it belongs."""
     location = finding.location
-    if (
-        len(location) == 1
-        and location[0] not in Study.model_fields
-        and location[0] in set(TrainConfig.model_fields) - set(OWN_KEYS)
-    ):
+    if len(location) == 1 and location[0] not in Study.model_fields and location[0] in config_keys():
         return f"{location[0]} is a field of a trial's config: put it under `config:`"
     return finding.sentence
 

@@ -45,7 +45,7 @@ def test_parameter_counts(name: str, classifier: Classifier, shortcut: Shortcut,
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_as_many_weighted_layers_as_its_name_says(name: str) -> None:
     model = build_model(name, in_channels=3, classifier=plain(), generator=generator())
-    assert len(model.conv_weights()) + 1 == MODELS[name] == int(name.removeprefix("resnet"))
+    assert len(model.conv_weights()) + 1 == MODELS[name].depth == int(name.removeprefix("resnet"))
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
