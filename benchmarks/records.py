@@ -21,7 +21,7 @@ from study.filing import SCORE_FIELDS, finished_record
 from study.places import Places
 from study.plan import Plan, make_plan
 from study.records import Record, RecordStore
-from study.space import StudyFile
+from study.studyfile import StudyFile
 
 SEEDS = list(range(10))
 METRICS_USED = list(METRICS)[:10]

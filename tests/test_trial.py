@@ -23,8 +23,8 @@ from study.places import Places
 from study.plan import make_plan
 from study.records import Record, parse_record, read_arrays
 from study.selection import evaluate_cell
-from study.space import find_study
-from study.states import standing
+from study.standing import standing
+from study.studyfile import find_study
 from study.trial import drain, run_trial
 
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
@@ -327,7 +327,7 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
         now = standing(plan, cli.places)
         result = evaluate_cell(plan.cells[0], now)
         assert result.selected is not None
-        selected.append((result.selected.values, result.score))
+        selected.append((result.selected.values, result.choice.score))
         tests.append([now.found.records[identity].last for identity in plan.configs])
         arrays = [
             read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.npz") for identity in plan.configs
