@@ -10,20 +10,21 @@ same on every machine.
 
 import math
 from itertools import product
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dh2l.data.sources import Images, Labels, Pixels
 from dh2l.explain import validated
 
-CONTRAST = 32
-"""Root mean square of what the patterns of a path add to grey, in grey levels (of 256), but for chance alignments."""
 GREY = 128
-LARGEST = 1 << 28
-"""Most bytes of pixels."""
+CONTRAST = 32
+"""Root mean square of what the patterns of a class add to grey, in grey levels, but for their chance correlations."""
+MOST_CLASSES = 1000
+MOST_BYTES = 1 << 26
+"""Of all pixels, training and test."""
 
 Node = tuple[int, ...]
 Integers = npt.NDArray[np.int64]
@@ -42,23 +43,23 @@ class Planted(BaseModel):
     )
 
     branching: Branches = (4, 5)
-    """Children per node, level by level: `(4, 5)` are 4 super-classes of 5 classes each; as many as the tree has
-    levels."""
+    """Children of every node, level by level from the root: `(4, 5)` are 4 super-classes of 5 classes each, `(20,)`
+    are 20 classes without hierarchy. Up to 1,000 classes."""
     n_train: int = Field(default=10, ge=1, le=10_000)
-    """Training images per class."""
+    """Training images per class; 2 or more where some are held out for validation."""
     n_test: int = Field(default=50, ge=1, le=10_000)
     """Test images per class."""
     size: int = Field(default=8, ge=8, le=64)
-    """Height and width in pixels."""
-    channels: int = Field(default=3, ge=1, le=3)
-    """Channels of an image: 1 or 3."""
+    """Height and width in pixels. Patterns and noise keep their grain, about 4 pixels, whatever the size."""
+    channels: Literal[1, 3] = 3
+    """1 for greyscale, 3 for colour."""
     share: float = Field(default=0.5, ge=0, le=0.95)
-    """Part of a class's signal, as variance, that is its super-class's; in a deeper tree, each level's part of what
-    the levels above leave. Two classes that share m levels then correlate by 1 − (1 − share)^m, but for chance."""
-    noise: float = Field(default=30.0, ge=0, le=100)
-    """Standard deviation of an image's own field, in grey levels; the signal's is 32."""
+    """Part of a class's signal, as variance, that is its super-class's; in a deeper tree each level's part of what
+    the levels above it leave. Classes that share m levels correlate by about 1 − (1 − share)^m; 0: no hierarchy."""
+    noise: float = Field(default=20.0, ge=0, le=100)
+    """Standard deviation of an image's own field, in grey levels of 256; the signal's is 32."""
     seed: int = Field(default=0, ge=0)
-    """Seed of patterns and noise."""
+    """Seed of patterns and noise, independent of a trial's."""
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
@@ -68,6 +69,27 @@ class Planted(BaseModel):
             UserError: one sentence per mistake, with the nearest valid names.
         """
         return validated(cls, values)
+
+    @field_validator("branching")
+    @classmethod
+    def _a_tree(cls, branching: Node) -> Node:
+        n = math.prod(branching)
+        if min(branching, default=0) < 1 or not 2 <= n <= MOST_CLASSES:
+            raise ValueError(
+                f"branching is {list(branching)}, but must be one number ≥ 1 per level of the class tree, "
+                f"whose product, the number of classes, lies between 2 and {MOST_CLASSES:,}; for instance [4, 5]"
+            )
+        return branching
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        n = math.prod(self.branching) * (self.n_train + self.n_test)
+        if (n_bytes := n * self.size**2 * self.channels) > MOST_BYTES:
+            raise ValueError(
+                f"{n:,} images of {self.size}×{self.size}×{self.channels} take {n_bytes:,} bytes, but at most "
+                f"{MOST_BYTES:,} are made; lower n_train, n_test, size or branching"
+            )
+        return self
 
 
 def planted(settings: Planted) -> Images:
