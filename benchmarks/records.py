@@ -109,6 +109,7 @@ def _record(config: TrainConfig) -> Record:
         history={name: [numbers.random() for _ in range(config.epochs)] for name in SCORE_FIELDS},
         predictions_last=np.zeros(0, dtype=np.int64),
         predictions_best=None,
+        labels=np.zeros(0, dtype=np.int64),
         vectors=np.zeros((0, 0), dtype=np.float32),
         parameters=272_474,
         attempts=[{**provenance.circumstances(), **attempt}],

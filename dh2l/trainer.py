@@ -269,12 +269,13 @@ class Training:
     def result(self) -> TrainResult:
         """What the finished trial leaves."""
         assert self.predictions_last is not None  # noqa: S101 at least one epoch has run
-        best = self.predictions_best
+        best, test = self.predictions_best, self.splits.test
         vectors = self.network.classifier.spheres().weight.detach()
         return TrainResult(
             history=self.history,
             predictions_last=self.predictions_last.numpy().astype(np.int64),
             predictions_best=None if best is None else best.numpy().astype(np.int64),
+            labels=test.labels[test.index].cpu().numpy().astype(np.int64),
             vectors=vectors.float().cpu().numpy(),
             parameters=sum(parameter.numel() for parameter in self.network.parameters()),
             attempts=self.attempts,

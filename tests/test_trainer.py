@@ -435,6 +435,8 @@ def test_a_result_carries_the_vectors_and_counts_the_parameters() -> None:
     assert result.vectors.dtype == np.float32
     assert result.predictions_last.dtype == np.int64
     assert result.predictions_last.shape == (28,)
+    assert result.labels.dtype == np.int64
+    assert result.labels.tolist() == tiny().test_y.tolist()
 
 
 def test_an_attempt_notes_where_and_how_long_it_trained() -> None:
