@@ -121,7 +121,7 @@ def test_the_first_step_at_which_a_term_is_not_finite_is_kept() -> None:
         assert training.step.first_bad.tolist() == [Step.NEVER] * 2
         training.step(8)
         with torch.no_grad():
-            training.network.conv.weight[0, 0, 0, 0] = torch.inf
+            training.network.conv_weights()[0][0, 0, 0, 0] = torch.inf
         training.step(8)
         training.step(8)
     assert training.step.first_bad.tolist() == [1, 1]
