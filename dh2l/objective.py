@@ -12,7 +12,7 @@ from dh2l.config import TrainConfig
 from dh2l.constraints import violations
 from dh2l.energy import Energy
 from dh2l.hierarchy import HierarchicalTerms, hierarchical_terms
-from dh2l.models import ResNet
+from dh2l.network import Network
 from dh2l.tree import ClassTree
 
 
@@ -39,7 +39,7 @@ class Objective:
         features: normalised images to features; the network's own, or a faster form of it.
     """
 
-    def __init__(self, config: TrainConfig, network: ResNet, tree: ClassTree) -> None:
+    def __init__(self, config: TrainConfig, network: Network, tree: ClassTree) -> None:
         self.config, self.network = config, network
         self.features: Callable[[Tensor], Tensor] = network.features
         self.level_weights = config.level_weights(tree.depth) if config.regularised_hierarchy else ()

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher as RaySearcher
 
 from dh2l.config import TrainConfig
+from dh2l.data import read_manifest
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study import packing
@@ -64,7 +66,8 @@ def with_measured_share(
     Raises:
         UserError: there is no GPU, or a trial cannot be measured.
     """
-    config, threads = packing.heaviest(configs), max(1, int(resources.cpus))
+    config = packing.heaviest(configs, cache(lambda name: read_manifest(name, places.data).image_shape))
+    threads = max(1, int(resources.cpus))
 
     def measured(most: int) -> tuple[int, list[packing.Sample]] | str:
         try:

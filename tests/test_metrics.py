@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dh2l.errors import UserError
 from dh2l.metrics import METRICS, clamped_pairs, pairwise_penalty
-from dh2l.names import MODELS
 
 EVERY_KEY = pytest.mark.parametrize("name", METRICS)
 RIESZ = ("n_euclidean2", "angular2")
@@ -429,7 +428,3 @@ def test_the_twenty_three_keys_have_their_printed_labels() -> None:
     assert {key: METRICS[key].display_label for key in labels} == labels
     assert len(METRICS) == len({metric.display_label for metric in METRICS.values()}) == 23
     assert all(metric.key == key for key, metric in METRICS.items())
-
-
-def test_the_models_are_named_by_their_depth() -> None:
-    assert MODELS == {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet110": 110}
