@@ -32,9 +32,9 @@ def cell_frame(standing: Standing) -> pd.DataFrame:
 
     Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
     percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
-    `difference` (ours less the paper's, points; only where ours were trained on the full training set, as theirs); `candidates` tried; `selected` (the searched fields'
-    values, as JSON; of `tied` others with the same score, the first listed) and `score` (what the rule
-    compared, percent); `problem`; `note` on the printed
+    `difference` (ours less the paper's, points; only where ours, as theirs, were trained on the full training set);
+    `candidates` tried; `selected` (the searched fields' values, as JSON; of `tied` others with the same score, the
+    first listed) and `score` (what the rule compared, percent); `problem`; `note` on the printed
     number; `commits` and `hardware` behind the cell, separated by semicolons.
     """
     study = standing.plan.file.study
