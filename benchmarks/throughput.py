@@ -25,6 +25,7 @@ from torchvision import transforms
 
 from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, not_measured, paired
 from benchmarks.processes import ROOT, environment
+from dh2l.batches import plain_batches
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
 from dh2l.memory import freed_memory_kept
@@ -133,8 +134,8 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
     with common, freed_memory_kept(), arithmetic(config_of(data), 1):
         trial, low = (Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16"))
         bare = Training(config_of(data), data, where)
-        batch = bare.normalise(bare.splits.train.images[:BATCH])
-        labels = bare.splits.train.labels[:BATCH]
+        images, labels = next(plain_batches(bare.splits.train, BATCH))
+        batch = bare.normalise(images)
 
         def wait() -> None:
             if device == "cuda":

@@ -197,11 +197,11 @@ class Training:
         step, n = self.step, len(self.splits.train)
         step.begin(epoch, rate)
         if self.replayed is None:
-            for size in self.batches.sizes:
+            for size in self.batches:
                 step(size)
         else:
             with self.replayed.epoch():
-                for size in self.batches.sizes:
+                for size in self.batches:
                     self.replayed(size)
         bad = step.first_bad.tolist()
         if min(bad) < step.NEVER:

@@ -169,7 +169,7 @@ def _steps(training: Any) -> Iterator[int]:
     """Training steps without end, as images each."""
     for epoch in count(1):
         training.step.begin(epoch, training.config.lr)
-        for size in training.batches.sizes:
+        for size in training.batches:
             (training.replayed or training.step)(size)
             yield size
 

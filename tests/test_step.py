@@ -285,7 +285,7 @@ def test_no_step_waits_for_the_gpu(arm: str) -> None:
     training.step.begin(2, 0.05)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for size in training.batches.sizes:
+        for size in training.batches:
             training.step(size)
     finally:
         torch.cuda.set_sync_debug_mode("default")

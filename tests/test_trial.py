@@ -351,8 +351,8 @@ def test_trials_of_one_node_share_the_prepared_images(digits: Path) -> None:
     config = TrainConfig(batch_size=256, epochs=1).bound(data.manifest)
     training = Training(config, data, torch.device("cpu"))
     training.train_epoch(1, 0.1)
-    assert training.splits.train.images.data_ptr() == data.train_x.ctypes.data
-    assert training.splits.test.images.data_ptr() == data.test_x.ctypes.data
+    assert training.splits.train.pixels.data_ptr() == data.train_x.ctypes.data
+    assert training.splits.test.pixels.data_ptr() == data.test_x.ctypes.data
     smaps, own = Path("/proc/self/smaps").read_text(encoding="utf-8"), dict[str, int]()
     for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
         path = Path(mapping.partition("\n")[0].split(" ")[-1])
