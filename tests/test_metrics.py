@@ -432,4 +432,5 @@ def test_the_twenty_three_keys_have_their_printed_labels() -> None:
 
 
 def test_the_models_are_named_by_their_depth() -> None:
-    assert MODELS == {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet110": 110}
+    depths = {name: model.depth for name, model in MODELS.items()}
+    assert depths == {f"resnet{n}": n for n in (20, 32, 44, 56, 110, 18, 50)}
