@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Mean = Literal["am", "gm", "hm"]
+Means = Literal["exact", "printed"]
 CosinePlace = Literal["none", "outside", "inside"]
 DiscreteAngle = Literal["linear", "arccos"]
 
@@ -83,8 +84,10 @@ _COMBINED = tuple(
     for discrete, (angle_key, angle_label) in _ANGLES.items()
 )
 
+PAPER_METRICS: tuple[str, ...] = tuple(metric.key for metric in (*_PLAIN, *_COMBINED))
+"""Keys of the paper's 23 pairwise penalties."""
 METRICS: dict[str, Metric] = {metric.key: metric for metric in (*_PLAIN, *_COMBINED)}
-"""The 23 pairwise penalties by key."""
+"""Pairwise penalties by key: the paper's, then what is registered (`dh2l.registry.penalty`)."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ Data sets are registered with `dh2l.data.register`. Imports no torch, so that ta
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,15 +158,52 @@ def regulariser_of(field: str) -> str | None:
 
 def source_of(function: Callable[..., Any]) -> str:
     """What a trial's identity keeps of a user's code: a hash of its source; empty for ours, which `NUMERICS` covers."""
-    if function.__module__.split(".")[0] == "dh2l":
+    home = module_of(function)
+    if home.split(".")[0] == "dh2l":
         return ""
-    if SOURCE in function.__globals__:
-        return str(function.__globals__[SOURCE])
-    code = function.__code__
+    known = vars(sys.modules[home]) if home in sys.modules else {}
+    if SOURCE in known:
+        return str(known[SOURCE])
+    code = getattr(function, "__code__", None)
     try:
-        return source_hash(Path(code.co_filename).read_bytes())
-    except OSError:  # typed into an interpreter
+        return source_hash(Path(code.co_filename if code else known["__file__"]).read_bytes())
+    except (OSError, KeyError):  # typed into an interpreter
+        if code is None:
+            raise UserError(f"the source of {function!r} cannot be read; put it into a file") from None
         return source_hash(code.co_code + repr((code.co_consts, code.co_names)).encode())
+
+
+def module_of(function: Callable[..., Any]) -> str:
+    """Name of the module that a function, a class or an object that can be called is from."""
+    while isinstance(function, partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return str(named.__module__)
+
+
+def claim_sources(package: str, source: str) -> None:
+    """Give all that a module or package has registered the hash of the whole of it."""
+
+    def theirs(function: Callable[..., Any] | str | None) -> bool:
+        return callable(function) and f"{module_of(function)}.".startswith(f"{package}.")
+
+    METRICS.update({k: replace(v, source=source) for k, v in METRICS.items() if theirs(v.function)})
+    REGULARISERS.update({k: replace(v, source=source) for k, v in REGULARISERS.items() if theirs(v.function)})
+    MODELS.update({k: replace(v, source=source) for k, v in MODELS.items() if theirs(v.build)})
+
+
+@contextmanager
+def whole_or_nothing() -> Iterator[None]:
+    """Of code that breaks off, nothing stays registered."""
+    registries: tuple[dict[str, Any], ...] = (METRICS, REGULARISERS, MODELS)
+    before = [dict(known) for known in registries]
+    try:
+        yield
+    except BaseException:
+        for known, kept in zip(registries, before, strict=True):
+            known.clear()
+            known.update(kept)
+        raise
 
 
 def source_hash(source: bytes) -> str:

@@ -131,7 +131,7 @@ class Training:
             flip=manifest.flip if config.flip is None else config.flip,
             seed=config.seed,
         )
-        self.step = Step(self.objective, self.optimizer, self.normalise, self.batches)
+        self.step = Step(self.objective, self.optimizer, self.normalise, self.batches, config.micro_batch)
         self.replayed = Replayed(self.step, device) if device.type == "cuda" else None
         self.history: History = {}
         self.epochs_done = 0
@@ -207,6 +207,7 @@ class Training:
         if min(bad) < step.NEVER:
             guilty = [name for name, first in zip(self.objective.terms, bad, strict=True) if first == min(bad)]
             raise Diverged(epoch, " and the ".join(guilty), self.history)
+        self.objective.end_epoch(n)
         means = (step.sums / n).tolist()
         return {
             "train_loss": sum(means),
@@ -225,12 +226,14 @@ class Training:
             "predictions_last": self.predictions_last,
             "predictions_best": self.predictions_best,
             "attempts": self.attempts,
+            "objective": self.objective.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.restore(state.get("objective", {}))
         self.epochs_done = state["epochs_done"]
         self.history, self.attempts = state["history"], state["attempts"]
         self.predictions_last, self.predictions_best = state["predictions_last"], state["predictions_best"]

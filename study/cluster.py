@@ -27,6 +27,7 @@ from ray.tune.search import Searcher as RaySearcher
 from dh2l.config import TrainConfig
 from dh2l.data import read_manifest
 from dh2l.errors import UserError
+from dh2l.plugins import Plugin
 from dh2l.results import EpochResult
 from study import packing
 from study.filing import unfinished_record
@@ -50,6 +51,8 @@ class Resources:
     cpus: float = 1.0
     gpus: float | None = None
     """None: one where the cluster has GPUs, else none."""
+    plugins: tuple[Plugin, ...] = ()
+    """Users' code that workers load."""
 
 
 def with_measured_share(
@@ -71,7 +74,9 @@ def with_measured_share(
 
     def measured(most: int) -> tuple[int, list[packing.Sample]] | str:
         try:
-            return packing.choose(lambda n: packing.side_by_side(n, config, places.data, threads=threads), most)
+            return packing.choose(
+                lambda n: packing.side_by_side(n, config, places.data, threads=threads, plugins=resources.plugins), most
+            )
         except UserError as error:  # Ray would wrap it into a traceback
             return str(error)
 
@@ -116,7 +121,13 @@ def run_on_ray(
         gpus, concurrent = _share(resources)
         driver = _Driver(places, observer, interrupt)
         trainable = tune.with_resources(
-            tune.with_parameters(_Trainable, places=places, threads=max(1, int(resources.cpus)), gpu=gpus > 0),
+            tune.with_parameters(
+                _Trainable,
+                places=places,
+                threads=max(1, int(resources.cpus)),
+                gpu=gpus > 0,
+                plugins=resources.plugins,
+            ),
             {"cpu": resources.cpus, "gpu": gpus},
         )
         tuner = tune.Tuner(
@@ -200,7 +211,11 @@ def _share(resources: Resources) -> tuple[float, int]:
 class _Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
     """A worker. It keeps no state outside the trial that it trains, so it is reused for the next."""
 
-    def setup(self, config: dict[str, Any], places: Places, threads: int, gpu: bool) -> None:
+    def setup(
+        self, config: dict[str, Any], places: Places, threads: int, gpu: bool, plugins: tuple[Plugin, ...]
+    ) -> None:
+        for plugin in plugins:
+            plugin.load()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic trials need it before cuBLAS starts
         self._places, self._threads, self._device = places, threads, "cuda" if gpu else "cpu"
         self._begin(config)

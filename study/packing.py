@@ -1,6 +1,6 @@
 """How many trials share a GPU, from measured throughput and memory of training steps side by side.
 
-    python -m study.packing '{"config": …, "data": …, "device": …, "threads": …, "seconds": …}'
+    python -m study.packing '{"config": …, "data": …, "device": …, "threads": …, "seconds": …, "plugins": …}'
 
 is one of those trials: it trains without leaving anything, says that it is ready, and measures when told to.
 """
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
@@ -20,6 +20,7 @@ from typing import Any
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.names import MODELS
+from dh2l.plugins import Plugin
 
 WORTH = 1.1
 """Twice the trials must train at least this much faster together, or there is no use in more."""
@@ -100,7 +101,14 @@ def _per_pixel(name: str) -> float:
 
 
 def side_by_side(
-    n: int, config: TrainConfig, data: Path, *, device: str = "cuda", threads: int = 1, seconds: float = 5.0
+    n: int,
+    config: TrainConfig,
+    data: Path,
+    *,
+    device: str = "cuda",
+    threads: int = 1,
+    seconds: float = 5.0,
+    plugins: Sequence[Plugin] = (),
 ) -> Sample:
     """Train n copies of a config at once, each in a process of its own, and measure them together.
 
@@ -111,6 +119,7 @@ def side_by_side(
         device: a torch device.
         threads: CPU threads of each.
         seconds: how long to measure.
+        plugins: users' code that the config needs.
 
     Raises:
         UserError: a process could not train; the message ends with what it said.
@@ -121,6 +130,7 @@ def side_by_side(
         "device": device,
         "threads": threads,
         "seconds": seconds,
+        "plugins": [[p.name, None if p.text is None else p.text.decode("latin-1"), p.hash] for p in plugins],
     }
     with ExitStack() as stack:
         processes = [_start(stack, json.dumps(what)) for _ in range(n)]
@@ -184,6 +194,8 @@ def _measure(what: dict[str, Any]) -> None:
     from dh2l.step import WARM_UP
     from dh2l.trainer import Training, arithmetic
 
+    for name, text, hash_ in what["plugins"]:
+        Plugin(name, None if text is None else text.encode("latin-1"), hash_).load()
     config, device = TrainConfig.model_validate_json(json.dumps(what["config"])), torch.device(what["device"])
     on_gpu = device.type == "cuda"
     if on_gpu and not torch.cuda.is_available():

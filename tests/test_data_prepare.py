@@ -269,7 +269,7 @@ def test_a_truncated_image_is_named(images: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"size": 8}, {"shorter_side": 8}])
-def test_every_damaged_image_is_named_up_to_twenty(images: Path, root: Path, arguments: dict[str, int]) -> None:
+def test_every_damaged_image_is_named_up_to_twenty(images: Path, root: Path, arguments: dict[str, Any]) -> None:
     oak = images / "train" / "trees" / "oak"
     for i in range(22):
         (oak / f"bad{i:02d}.png").write_bytes(b"no image")

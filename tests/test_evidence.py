@@ -20,7 +20,8 @@ from study.filing import arrays_of, finished_record
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, RecordStore, read_arrays
-from study.states import Standing, standing
+from study.standing import standing
+from study.states import Standing
 from study.statistics import holm, paired_bootstrap, seed_of
 
 FOUR = """\

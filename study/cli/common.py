@@ -14,6 +14,7 @@ from study.places import Places
 
 if TYPE_CHECKING:
     from dh2l.data import Manifest
+    from dh2l.plugins import Plugin
     from study.plan import Plan
     from study.states import Standing
 
@@ -30,8 +31,24 @@ SetOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", envvar="DH2L_RESULTS", help="Folder of records and tables.")]
 DataOption = Annotated[Path, typer.Option("--data", envvar="DH2L_DATA", help="Folder of prepared data sets.")]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE|MODULE",
+        envvar="DH2L_PLUGINS",
+        help="Run a user's code first, which registers penalties, regularisers, models or data sets.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS, DATA = Path("results"), Path("data")
+
+
+def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:
+    """Load users' plugins, in their order."""
+    from dh2l import plugins
+
+    return tuple(plugins.load(str(name)) for name in names or [])
 
 
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":

@@ -12,10 +12,12 @@ from study.cli.common import (
     RESULTS,
     DataOption,
     JsonOption,
+    PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
     counts,
+    load_plugins,
     load_standing,
     out,
     plan_line,
@@ -42,6 +44,7 @@ def list_studies(as_json: JsonOption = False) -> None:
 def plan(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     as_json: JsonOption = False,
@@ -49,6 +52,7 @@ def plan(
     """Show a study's trials and which of them are done. Trains nothing."""
     from study.running import missing_trials, trials_to_come
 
+    load_plugins(plugin)
     now = load_standing(study, set_, Places.of(results, data))
     if as_json:
         print_json(
@@ -76,6 +80,7 @@ def plan(
 def status(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     as_json: JsonOption = False,
@@ -83,6 +88,7 @@ def status(
     """Show how far a study is, what runs now, and what failed and why."""
     from study.claims import Claims
 
+    load_plugins(plugin)
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
     claims = Claims(places.claims)
@@ -113,6 +119,7 @@ def status(
 def table(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     csv: Annotated[bool, typer.Option("--csv", help="Print the cells as CSV.")] = False,
@@ -120,6 +127,7 @@ def table(
     """Render a study's accuracy table from the records, complete or not; also into the results folder."""
     from study import tables
 
+    load_plugins(plugin)
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
     if places.trials.exists():
@@ -130,8 +138,9 @@ def table(
     out.print(text, end="", markup=False)
 
 
-def schema() -> None:
+def schema(plugin: PluginOption = None) -> None:
     """Print the JSON Schema of study files, with which editors complete and check them."""
     from study.schema import study_schema
 
+    load_plugins(plugin)
     print_json(study_schema())

@@ -16,11 +16,13 @@ from study.cli.common import (
     RESULTS,
     SOME_FAILED,
     DataOption,
+    PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
     counts,
     err,
+    load_plugins,
     load_standing,
     out,
     plan_line,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 def run(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     address: Annotated[
@@ -74,6 +77,7 @@ def run(
     if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
         raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
     gpus_per_trial, measure_share = _gpu_share(gpus_per_trial, trials_per_gpu)
+    plugins = load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     if share:
         missing = [now.plan.config(i) for i in share.of(list(now.states)) if i in now.missing]
@@ -101,7 +105,7 @@ def run(
                 )
             elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
-                resources = Resources(address, cpus_per_trial, gpus_per_trial)
+                resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
     except KeyboardInterrupt:
         interrupted = True
@@ -125,6 +129,7 @@ def trial(
     study: StudyArgument,
     identity: Annotated[str, typer.Argument(metavar="ID", help="A trial's identity, or enough of it to be unique.")],
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 1, as under `run`.")] = 1,
@@ -132,6 +137,7 @@ def trial(
 ) -> None:
     """Train one trial in this process, without Ray or MLflow. Leaves the same record as `run`."""
     places = Places.of(results, data)
+    load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     config = now.plan.config(_find_trial(identity, list(now.states)))
     if now.states[config.identity] == "conflict":
