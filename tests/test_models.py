@@ -338,10 +338,10 @@ def images(size: int) -> PreparedData:
     return prepared(UNBALANCED, arrays)
 
 
-@pytest.mark.parametrize("values", [E, H], ids=["E", "H"])
+@pytest.mark.parametrize("values", [{**E, "metric": "cosine"}, H], ids=["E", "H"])
 def test_resnet18_trains_and_resumes_bit_for_bit(values: dict[str, object], tmp_path: Path) -> None:
     data = images(64)
-    config = tiny_config(model="resnet18", protocol="paper", batch_size=12, **values)
+    config = tiny_config(model="resnet18", protocol="paper", batch_size=12, lr=0.005, **values)
     epochs, straight = run(config, data)
     assert straight.vectors.shape == (7, 512)
     assert straight.history["train_loss"][1] < straight.history["train_loss"][0]  # type: ignore[operator]
