@@ -17,6 +17,17 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "lambda_c2": ("H",),
     "lambda_c3": ("H",),
     "lambda_o": ("H",),
+    "constraint_form": ("H",),
+    "batch_structure": ("H",),
+    "centres": ("H", "H0"),
+    "centre_scale": ("H", "H0"),
+    "radius": ("H", "H0"),
+    "radius_ratio": ("H", "H0"),
+    "outer_radius_factor": ("H", "H0"),
+    "e_scope": ("E",),
+    "e_reduction": ("E",),
+    "means": ("E", "H"),
+    "ternary_threshold": ("E", "H"),
 }
 """The parts of an arm, of which one must be there for a field to exist: no λe without E, no λl or λc without H."""
 
