@@ -1,5 +1,6 @@
 """CUB200-2011 and Stanford Cars in their official layouts, with made-up images."""
 
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -12,6 +13,7 @@ from scipy.io import loadmat, savemat
 from study_fixtures import CommandLine
 
 from dh2l.data import Manifest, load, prepare, prepared
+from dh2l.data.archives import unpack
 from dh2l.data.cars import body_type, read_cars
 from dh2l.data.cub import super_class
 from dh2l.errors import DataError
@@ -260,3 +262,23 @@ def test_the_command_prepares_cub_at_a_smaller_size(cli: CommandLine, cub_layout
     data = load("cub200", tmp_path / "data")
     assert data.train_size is not None
     assert set(data.train_size.min(axis=1)) == {12}
+
+
+def test_an_unpacking_that_was_killed_goes_on(cub_layout: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "c.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(cub_layout / "classes.txt", "CUB_200_2011/classes.txt")
+        tar.add(cub_layout / "images.txt", "CUB_200_2011/images.txt")
+    wanted = re.compile(r"CUB_200_2011/.*")
+    unpack(archive, tmp_path, wanted, lambda _: None)
+    whole, cut = tmp_path / "CUB_200_2011" / "classes.txt", tmp_path / "CUB_200_2011" / "images.txt"
+    assert abs(whole.stat().st_mtime - (cub_layout / "classes.txt").stat().st_mtime) < 1
+    whole.write_bytes(marked := b"x" * whole.stat().st_size)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    unpack(archive, tmp_path, wanted, lambda _: None)
+    assert whole.read_bytes() == marked
+    assert cut.read_bytes() == (cub_layout / "images.txt").read_bytes()
+    cut.unlink()
+    cut.mkdir()
+    with pytest.raises(DataError, match=rf"{cut} cannot be written \(Is a directory\)"):
+        unpack(archive, tmp_path, wanted, lambda _: None)
