@@ -29,8 +29,9 @@ from dh2l.batches import plain_batches
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
 from dh2l.memory import freed_memory_kept
+from dh2l.network import build_network
 from dh2l.step import WARM_UP
-from dh2l.trainer import Training, arithmetic, build_network
+from dh2l.trainer import Training, arithmetic
 
 BATCH = 512
 OPERATIONS_SHOWN = 9
@@ -79,7 +80,7 @@ def serve_common(folder: Path, device: str) -> None:
     torch.set_num_threads(1)
     data = load("random", folder)
     config = config_of(data)
-    network: nn.Module = build_network(config, data.manifest.tree, 3).to(device)
+    network: nn.Module = build_network(config, data.manifest.tree, data.manifest.image_shape).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(CommonDataset(data), batch_size=BATCH, shuffle=True, num_workers=2)
     for _ in sys.stdin:

@@ -20,11 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from dh2l import identity
+from dh2l import identity, rivals  # noqa: F401 registers our rivals
 from dh2l.data import Manifest
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import validated
 from dh2l.names import METRICS, MODELS
+from dh2l.registry import REGULARISERS, FieldValue, regulariser_fields, regulariser_of
 
 
 def _in_one_sentence(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -52,8 +53,10 @@ class TrainConfig(BaseModel):
     """Name of a prepared data set."""
     data_hash: str = ""
     """Hash of the prepared data; filled in from the manifest, so that other pixels are another trial."""
+    tree: str | None = None
+    """A class tree instead of the data set's own: a shipped one's name, or a YAML file."""
     tree_hash: str = ""
-    """Hash of the class tree; filled in from the manifest."""
+    """Hash of the class tree; filled in from it."""
     protocol: Literal["validated", "paper"] = "validated"
     """`validated` holds a stratified part of the training set out; `paper` trains on all of it."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -64,16 +67,25 @@ class TrainConfig(BaseModel):
     """Random crop after zero padding by this many pixels (D15). Default: the data set's own."""
     flip: bool | None = None
     """Random horizontal flip (D15). Default: the data set's own."""
+    statistics: Literal["data", "imagenet"] | None = None
+    """Channel statistics that images are normalised by. Default: the training set's (D15), but ImageNet's with
+    `weights: imagenet`."""
 
     model: str = "resnet20"
-    """Architecture: resnet20, resnet32, resnet44, resnet56 or resnet110."""
+    """Architecture: a key of `dh2l.names.MODELS`."""
     shortcut: Literal["A", "B"] = "A"
-    """Shortcut where the shape changes (D12): A without parameters, B a 1×1 convolution."""
+    """Shortcut of CIFAR networks where the shape changes (D12): A without parameters, B a 1×1 convolution."""
+    weights: str | None = None
+    """Weights to start from: `imagenet`, or a file of a state dict. The classifier is always drawn anew."""
+    weights_hash: str = ""
+    """Hash of these weights; filled in."""
 
     epochs: int = Field(default=300, ge=1, le=100_000)
     """Passes over the training set."""
     batch_size: int = Field(default=512, ge=2)
     """Images per step; the last, partial batch is kept."""
+    micro_batch: Annotated[int, Field(ge=2)] | None = None
+    """Images at a time, where a batch does not fit: gradients add up over the batch, batch norm sees these alone."""
     lr: float = Field(default=0.1, gt=0)
     """Initial learning rate of SGD."""
     lr_milestones: Floats = (0.5, 0.75)
@@ -110,6 +122,8 @@ class TrainConfig(BaseModel):
     """E of a layer: mean or sum over unordered pairs (D3)."""
     ternary_threshold: NonNegative = 0.0
     """t of `hamming_ternary`: weights below t·mean|w| count as 0 (D1)."""
+    means: Literal["exact", "printed"] = "exact"
+    """Geometric and harmonic mean as they are, or as the first submission prints them (D2)."""
 
     classifier: Literal["plain", "hierarchical"] = "plain"
     """`hierarchical` parameterises the classes on the tree's spheres (H)."""
@@ -133,6 +147,43 @@ class TrainConfig(BaseModel):
     """Weight of constraint C2: an inner sphere lies inside the outer one."""
     lambda_c3: NonNegative = 0.0
     """Weight of constraint C3: sibling spheres do not overlap."""
+    constraint_form: Literal["hinge", "squared", "augmented"] = "hinge"
+    """Of a violation v: λv, λv², or an augmented Lagrangian with multipliers updated every epoch (D10)."""
+    lambda_o: NonNegative = 0.0
+    """λo, weight of the orthogonality of sibling spheres' centres (D11)."""
+
+    regularisers: dict[str, FieldValue] = {}
+    """Fields of registered regularisers: `lambda_<name>`, the weight, and `<name>_<argument>`; in files and studies
+    they stand beside the other fields."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_regularisers(cls, values: Any) -> Any:
+        """Move the fields of registered regularisers, which are written beside the others, to their place."""
+        if not isinstance(values, dict):
+            return values
+        own = {key: value for key, value in values.items() if regulariser_of(str(key))}
+        if not own:
+            return values
+        rest = {key: value for key, value in values.items() if key not in own}
+        return rest | {"regularisers": {**values.get("regularisers", {}), **own}}
+
+    @field_validator("regularisers")
+    @classmethod
+    def _known_fields(cls, values: dict[str, FieldValue]) -> dict[str, FieldValue]:
+        defaults = regulariser_fields()
+        for name, value in values.items():
+            if name not in defaults:
+                raise ValueError(unknown_name("field of a regulariser", name, defaults))
+            default = defaults[name]
+            numeric = type(default) in (int, float)
+            if not (type(value) in (int, float) if numeric else type(value) is type(default)):
+                kind = "a number" if numeric else {bool: "true or false", str: "a word"}[type(default)]
+                raise ValueError(f"{name} is {value!r}, but must be {kind}")
+            if name.startswith("lambda_") and not 0 <= float(value) < math.inf:
+                raise ValueError(f"{name} is {value!r}, but a weight must be a finite number ≥ 0")
+        floats = {name: type(defaults[name])(value) for name, value in values.items()}
+        return {name: floats[name] for name in defaults if name in floats and floats[name] != defaults[name]}
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
@@ -169,7 +220,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.hierarchical:
-            for field in ("lambda_l", "lambda_c1", "lambda_c2", "lambda_c3"):
+            for field in ("lambda_l", "lambda_c1", "lambda_c2", "lambda_c3", "lambda_o"):
                 if self._positive(getattr(self, field)):
                     raise ValueError(
                         f"{field} is {getattr(self, field)}, but the classifier is plain: "
@@ -177,6 +228,8 @@ class TrainConfig(BaseModel):
                     )
         if self.hierarchical and self.radius == "unit" and self.lambda_c1:
             raise ValueError("lambda_c1 has no effect with radius: unit, where all radii are constants; set it to 0")
+        if self.weights is not None and not self.weights:
+            raise ValueError("weights is empty; give imagenet or a file, or leave it out")
         if (self._e_on("classifier") or self._positive(self.lambda_l)) and self.metric is None:
             raise ValueError("E and H need a metric, but none is given; for instance metric: cos_hm")
         if self._e_on("conv") and self.conv_penalty is None:
@@ -239,11 +292,24 @@ class TrainConfig(BaseModel):
         return self.hierarchical and max(self.lambda_c1, self.lambda_c2, self.lambda_c3) > 0
 
     @property
+    def active_regularisers(self) -> dict[str, float]:
+        """Weights of the registered regularisers that are part of the loss, by name."""
+        weights = {name: float(self.regularisers.get(known.weight, 0.0)) for name, known in REGULARISERS.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    @property
+    def channel_statistics(self) -> Literal["data", "imagenet"]:
+        """What images are normalised by, with its default resolved."""
+        return self.statistics or ("imagenet" if self.weights == "imagenet" else "data")
+
+    @property
     def arm(self) -> str:
-        """Name of the arm: baseline, baseline+l2, E, H, H0, E+H or E+H0."""
+        """Name of the arm: baseline, baseline+l2, or what is added: E, H or H0, regularisers by name, joined by +."""
         parts = ["E"] * (self.lambda_e > 0)
         if self.hierarchical:
-            parts.append("H" if self.regularised_hierarchy or self.constrained else "H0")
+            regularised = self.regularised_hierarchy or self.constrained or self.lambda_o > 0
+            parts.append("H" if regularised else "H0")
+        parts += self.active_regularisers
         return "+".join(parts) or ("baseline+l2" if self.weight_decay else "baseline")
 
     def level_weights(self, depth: int) -> tuple[float, ...]:
@@ -277,6 +343,11 @@ class TrainConfig(BaseModel):
                 "crop_padding": None if self.crop_padding == manifest.crop_padding else self.crop_padding,
             }
         )
+
+    def flat(self) -> dict[str, Any]:
+        """Every field as JSON has it, those of regularisers beside the others."""
+        values = self.model_dump(mode="json", exclude={"regularisers"})
+        return values | self.regularisers
 
     def canonical(self) -> dict[str, Any]:
         """The active fields that differ from their defaults: `dh2l.identity.canonical`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dh2l.errors import UserError, unknown_name
 from dh2l.metrics import clamped, find_metric, penalties
+from dh2l.names import Means
 from dh2l.pairs import Measures, measure, pair_index, ternary_cutoff, unordered
 
 Reduction = Literal["mean", "sum"]
@@ -45,6 +46,7 @@ class Energy:
         metric: key of ``METRICS``.
         reduction: over the pairs of one layer, mean (MHE's own code) or sum (the print); layers are always summed.
         ternary_threshold: of ``hamming_ternary``, see ``pairwise_penalty``.
+        means: likewise (D2).
 
     Raises:
         UserError: an unknown metric or reduction, a weight of the wrong shape, or a threshold below 0.
@@ -57,10 +59,11 @@ class Energy:
         *,
         reduction: Reduction = "mean",
         ternary_threshold: float = 0.0,
+        means: Means = "exact",
     ) -> None:
         if reduction not in get_args(Reduction):
             raise UserError(unknown_name("reduction", reduction, get_args(Reduction)))
-        self._metric, self._threshold = find_metric(metric), ternary_threshold
+        self._metric, self._threshold, self._means = find_metric(metric), ternary_threshold, means
         ternary_cutoff(self._metric, torch.zeros(1, 1), ternary_threshold)  # refuse it also where there are no pairs
         alike: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
         for position, weight in enumerate(weights):
@@ -84,7 +87,7 @@ class Energy:
         with torch.autocast(self._shares.device.type, enabled=False):
             if not self._stacks:
                 return self._shares.sum()
-            return (penalties(self._metric, self._measures(weights), self._d) * self._shares).sum()
+            return (penalties(self._metric, self._measures(weights), self._d, self._means) * self._shares).sum()
 
     @torch.no_grad()
     def clamped_fraction(self, weights: Sequence[Tensor]) -> Tensor:
@@ -112,13 +115,14 @@ def energy(
     *,
     reduction: Reduction = "mean",
     ternary_threshold: float = 0.0,
+    means: Means = "exact",
 ) -> Tensor:
     """E of some layers: an `Energy` for one call, with its arguments and errors.
 
     Returns:
         Tensor: a scalar with gradient; 0 where there are no layers.
     """
-    return Energy(weights, metric, reduction=reduction, ternary_threshold=ternary_threshold)(weights)
+    return Energy(weights, metric, reduction=reduction, ternary_threshold=ternary_threshold, means=means)(weights)
 
 
 def _in_a_row(parts: Iterable[Tensor | None]) -> Tensor | None:

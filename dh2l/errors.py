@@ -6,8 +6,9 @@ Dh2lError
 └── Diverged         training met a number that is not finite
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class Dh2lError(Exception):
@@ -49,6 +50,20 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = [by_lower[n] for n in get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)]
     hint = "did you mean " + " or ".join(repr(n) for n in near) + "?" if near else "known: " + ", ".join(names)
     return f"unknown {kind} {str(name)!r}; {hint}"
+
+
+def of_users(what: str, function: Callable[..., Any], *values: Any, **settings: Any) -> Any:
+    """What a user's function gives; what it raises becomes a sentence that names it.
+
+    Raises:
+        UserError: it raised.
+    """
+    try:
+        return function(*values, **settings)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.errors import UserError
 from dh2l.metrics import clamped, find_metric, penalties
-from dh2l.names import Metric
+from dh2l.names import Means, Metric
 from dh2l.pairs import Measures, measure, ternary_cutoff, unordered
 from dh2l.siblings import SiblingBlock
 
@@ -66,6 +66,7 @@ def hierarchical_terms(
     *,
     seen: Tensor | None,
     ternary_threshold: float = 0.0,
+    means: Means = "exact",
 ) -> HierarchicalTerms:
     """R_p and R_c of every level (eq. 6, 7).
 
@@ -84,6 +85,7 @@ def hierarchical_terms(
         metric: key of ``dh2l.names.METRICS``, for both terms.
         seen: the batch's seen classes, bool ``(n_classes,)``; None where all count (D8).
         ternary_threshold: of ``hamming_ternary``.
+        means: of the combined metrics (D2).
 
     Raises:
         UserError: an unknown metric.
@@ -98,7 +100,7 @@ def hierarchical_terms(
         for block, weights in zip(blocks, pair_weights(blocks, nodes[level], vectors.dtype), strict=True):
             measures = unordered(measure(found, block.gather(vectors), cutoff), block.index)
             counted.append((measures, weights))
-            total = total + (penalties(found, measures, vectors.shape[-1]) * weights).sum()
+            total = total + (penalties(found, measures, vectors.shape[-1], means) * weights).sum()
         return total
 
     with torch.autocast(spheres.weight.device.type, enabled=False):

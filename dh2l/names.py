@@ -1,9 +1,11 @@
-"""The names that a config may use for penalties and models. Imports no torch, so that tables can read it."""
+"""Penalties and models by name, ours declared here. Imports no torch, so that tables can read it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Mean = Literal["am", "gm", "hm"]
+Means = Literal["exact", "printed"]
 CosinePlace = Literal["none", "outside", "inside"]
 DiscreteAngle = Literal["linear", "arccos"]
 
@@ -21,6 +23,10 @@ class Metric:
         mean: the Pythagorean mean of the two angles, for the eighteen combined metrics; else None.
         cosine: of a combined metric, where the cosine goes: ``none`` 1 − M(φ, θ) (eq. 9), ``outside``
             cos(π·M(φ, θ)) (eq. 10), ``inside`` M(cos πφ, cos πθ) (eq. 11), both brought into [0, 1].
+        function: of a registered penalty (`dh2l.registry.penalty`): takes the measures in `uses`; else None.
+        uses: as said.
+        clamp: whether a registered penalty is given the cosine clamped.
+        source: hash of the user's source that it comes from; empty for ours.
     """
 
     key: str
@@ -29,16 +35,25 @@ class Metric:
     discrete: DiscreteAngle | None = None
     mean: Mean | None = None
     cosine: CosinePlace = "none"
+    function: Callable[..., Any] | None = None
+    uses: tuple[str, ...] = ()
+    clamp: bool = True
+    source: str = ""
 
     @property
     def clamps_cosine(self) -> bool:
         """Whether the cosine is clamped (footnote 6): wherever it enters but in ``cosine`` itself."""
-        return self.continuous and self.key != "cosine"
+        return self.continuous and self.clamp and self.key != "cosine"
 
     @property
     def clamps_agreement(self) -> bool:
         """Whether the agreement h of the codes is clamped: in the primed metrics."""
         return self.discrete == "arccos"
+
+    @property
+    def depends_on_means(self) -> bool:
+        """Whether the printed means (D2) differ from the exact ones in it."""
+        return self.mean in ("gm", "hm") and (self.mean, self.cosine) != ("hm", "inside")
 
 
 _MEANS: tuple[Mean, ...] = ("am", "gm", "hm")
@@ -69,8 +84,35 @@ _COMBINED = tuple(
     for discrete, (angle_key, angle_label) in _ANGLES.items()
 )
 
+PAPER_METRICS: tuple[str, ...] = tuple(metric.key for metric in (*_PLAIN, *_COMBINED))
+"""Keys of the paper's 23 pairwise penalties."""
 METRICS: dict[str, Metric] = {metric.key: metric for metric in (*_PLAIN, *_COMBINED)}
-"""The 23 pairwise penalties by key."""
+"""Pairwise penalties by key: the paper's, then what is registered (`dh2l.registry.penalty`)."""
 
-MODELS: dict[str, int] = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
-"""The CIFAR residual networks by name, with their depth."""
+
+@dataclass(frozen=True)
+class Model:
+    """A network without its classifier.
+
+    Attributes:
+        name: the name a config uses.
+        build: of a `dh2l.models.Request`, gives the backbone; or ``module:function`` of it, not imported before.
+        depth: number of layers, 0 where it has no such number.
+        weights: ready-made weights by name, with a hash of them.
+        source: hash of the user's source that it comes from; empty for ours.
+    """
+
+    name: str
+    build: Callable[..., Any] | str
+    depth: int = 0
+    weights: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+MODELS: dict[str, Model] = {
+    **{f"resnet{n}": Model(f"resnet{n}", "dh2l.models:cifar_resnet", n) for n in (20, 32, 44, 56, 110)},
+    # Torchvision names the files of its ImageNet weights by the first digits of their SHA-256.
+    "resnet18": Model("resnet18", "dh2l.models:imagenet_resnet", 18, {"imagenet": "f37072fd"}),
+    "resnet50": Model("resnet50", "dh2l.models:imagenet_resnet", 50, {"imagenet": "0676ba61"}),
+}
+"""The CIFAR residual networks (section 4.2), and the two of torchvision."""

@@ -32,7 +32,7 @@ def measure(metric: Metric, W: Tensor, cutoff: Tensor | None) -> Measures:
         W: in float32 or float64, outside autocast.
         cutoff: as `ternary_cutoff` gives it.
     """
-    cos = _cosines(W) if metric.continuous else None
+    cos = cosines(W) if metric.continuous else None
     if metric.discrete is None:
         return Measures(cos, None)
     zero = None if cutoff is None else W.detach().abs() <= cutoff
@@ -67,8 +67,8 @@ def ternary_cutoff(metric: Metric, W: Tensor, threshold: float) -> Tensor | None
     return threshold * (W.detach().abs() / max(W.shape[-2] * W.shape[-1], 1)).sum(dim=(-2, -1), keepdim=True)
 
 
-def _cosines(W: Tensor) -> Tensor:
-    """cos_ij, ``(…, n, d)`` → ``(…, n, n)``.
+def cosines(W: Tensor) -> Tensor:
+    """cos_ij, ``(…, n, d)`` → ``(…, n, n)``; W in float32 or float64, outside autocast.
 
     The lengths are read off the diagonal of the products: what is done to pairs costs n², to rows n·d.
     """

@@ -133,6 +133,15 @@ def _blocks(groups: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
     return [by_size[size] for size in sorted(by_size)]
 
 
+def seen_classes(labels: Tensor, n_classes: int) -> Tensor:
+    """Which classes occur among ``labels`` ``(batch,)``: bool ``(n_classes,)`` (D8).
+
+    Compared with every class rather than scattered: deterministic on every device, and an empty
+    batch has seen nothing.
+    """
+    return (labels[:, None] == torch.arange(n_classes, device=labels.device)).any(dim=0)
+
+
 class TreeIndex(nn.Module):
     """A class tree as index tensors on the classifier's device."""
 
@@ -147,12 +156,8 @@ class TreeIndex(nn.Module):
         return cast("SiblingGroups", self._groups[level - 1])
 
     def seen_classes(self, labels: Tensor) -> Tensor:
-        """Which classes occur among ``labels`` ``(batch,)``: bool ``(n_classes,)`` (D8).
-
-        Compared with every class rather than scattered: deterministic on every device, and an empty
-        batch has seen nothing.
-        """
-        return (labels[:, None] == torch.arange(self.n_classes, device=labels.device)).any(dim=0)
+        """Which classes occur among ``labels`` ``(batch,)``: bool ``(n_classes,)`` (D8)."""
+        return seen_classes(labels, self.n_classes)
 
     def seen_nodes(self, class_seen: Tensor | None) -> dict[int, Tensor]:
         """Level l of 0..L → which of its nodes have a seen class below them: bool ``(n_l,)`` (D8).

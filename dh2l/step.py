@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from dh2l.batches import Normalise, TrainBatches
 from dh2l.errors import first_line
-from dh2l.objective import Objective
+from dh2l.objective import Loss, Objective
 
 WARM_UP = 3
 """Steps of a batch size that run plainly before it is recorded: they choose kernels and fill caches."""
@@ -21,6 +22,13 @@ class Step:
     All that changes from call to call lies in tensors that stay where they are, the learning rate too on a GPU;
     nothing is read back before the end of an epoch.
 
+    Args:
+        objective: the loss.
+        optimizer: what takes the step.
+        normalise: makes the network's input of images.
+        batches: where images come from.
+        micro_batch: images that go through the network at a time, where a batch does not fit.
+
     Attributes:
         sums: of each of the loss's terms over the epoch's images, ``(T,)``.
         right: images whose class was predicted, a scalar.
@@ -30,10 +38,16 @@ class Step:
     NEVER = torch.iinfo(torch.int64).max
 
     def __init__(
-        self, objective: Objective, optimizer: torch.optim.Optimizer, normalise: Normalise, batches: TrainBatches
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        normalise: Normalise,
+        batches: TrainBatches,
+        micro_batch: int | None = None,
     ) -> None:
         device, n_terms = normalise.scale.device, len(objective.terms)
         self._objective, self._optimizer, self._normalise, self._batches = objective, optimizer, normalise, batches
+        self._micro_batch = micro_batch
         self.sums = torch.zeros(n_terms, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.zeros(n_terms, dtype=torch.int64, device=device)
@@ -55,15 +69,34 @@ class Step:
         """One step on the next `size` images."""
         images, labels = self._batches.at(self._position, size)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._objective(self._normalise(images), labels)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(images, labels)
         self._optimizer.step()
         self.sums += loss.terms * size
         self.right += (loss.logits.argmax(dim=1) == labels).sum()
         bad = torch.where(loss.terms.isfinite(), self.NEVER, self._number)
         torch.minimum(self.first_bad, bad, out=self.first_bad)
+        self._objective.note(loss, size)
         self._position += size
         self._number += 1
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Loss:
+        """A batch's gradients: at once, or those of its parts one after the other and then the regularisers'."""
+        n, part = len(labels), self._micro_batch
+        if part is None or part >= n:
+            loss = self._objective(self._normalise(images), labels)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            return loss
+        cross_entropy, logits = torch.zeros((), device=labels.device), []
+        for some, their_labels in zip(torch.split(images, part), torch.split(labels, part), strict=True):
+            mean, found = self._objective.cross_entropy(self._normalise(some), their_labels)
+            share = mean * (len(their_labels) / n)
+            share.backward()  # type: ignore[no-untyped-call]
+            cross_entropy += share.detach()
+            logits.append(found)
+        loss = self._objective.regularisation(labels, cross_entropy, torch.cat(logits))
+        if loss.total.requires_grad:
+            loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss
 
 
 class Replayed:

@@ -1,6 +1,6 @@
 """How many trials share a GPU, from measured throughput and memory of training steps side by side.
 
-    python -m study.packing '{"config": …, "data": …, "device": …, "threads": …, "seconds": …}'
+    python -m study.packing '{"config": …, "data": …, "device": …, "threads": …, "seconds": …, "plugins": …}'
 
 is one of those trials: it trains without leaving anything, says that it is ready, and measures when told to.
 """
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
@@ -19,6 +19,8 @@ from typing import Any
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
+from dh2l.names import MODELS
+from dh2l.plugins import Plugin
 
 WORTH = 1.1
 """Twice the trials must train at least this much faster together, or there is no use in more."""
@@ -74,13 +76,39 @@ def choose(measure: Callable[[int], Sample], most: int) -> tuple[int, list[Sampl
     return next(s.trials for s in samples if s.images_per_s * WORTH >= best), samples
 
 
-def heaviest(configs: list[TrainConfig]) -> TrainConfig:
-    """Of a plan's configs the one whose network is deepest and its batch largest; images of one size are assumed."""
-    return max(configs, key=lambda c: (int("".join(filter(str.isdigit, c.model))), c.batch_size, c.precision != "bf16"))
+def heaviest(configs: list[TrainConfig], image_shape: Callable[[str], tuple[int, int, int]]) -> TrainConfig:
+    """Of a plan's configs the one whose steps compute most at a time; of equals, one that is not in bf16.
+
+    Args:
+        configs: what will be trained.
+        image_shape: height, width and channels of a data set's images, by its name.
+    """
+
+    def weight(config: TrainConfig) -> tuple[float, bool]:
+        height, width, _ = image_shape(config.dataset)
+        images = min(config.batch_size, config.micro_batch or config.batch_size)
+        return images * height * width * _per_pixel(config.model), config.precision != "bf16"
+
+    return max(configs, key=weight)
+
+
+def _per_pixel(name: str) -> float:
+    """Multiplications of a model's forward pass per pixel of an image, roughly; a user's are taken to be resnet50's."""
+    model = MODELS[name]
+    if model.build == MODELS["resnet20"].build:  # a layer of a CIFAR network: 9·16² on all pixels, 9·32² on a quarter
+        return 2304.0 * model.depth
+    return {"resnet18": 1.8e9 / 224**2}.get(name, 4.1e9 / 224**2)
 
 
 def side_by_side(
-    n: int, config: TrainConfig, data: Path, *, device: str = "cuda", threads: int = 1, seconds: float = 5.0
+    n: int,
+    config: TrainConfig,
+    data: Path,
+    *,
+    device: str = "cuda",
+    threads: int = 1,
+    seconds: float = 5.0,
+    plugins: Sequence[Plugin] = (),
 ) -> Sample:
     """Train n copies of a config at once, each in a process of its own, and measure them together.
 
@@ -91,6 +119,7 @@ def side_by_side(
         device: a torch device.
         threads: CPU threads of each.
         seconds: how long to measure.
+        plugins: users' code that the config needs.
 
     Raises:
         UserError: a process could not train; the message ends with what it said.
@@ -101,6 +130,7 @@ def side_by_side(
         "device": device,
         "threads": threads,
         "seconds": seconds,
+        "plugins": [[p.name, None if p.text is None else p.text.decode("latin-1"), p.hash] for p in plugins],
     }
     with ExitStack() as stack:
         processes = [_start(stack, json.dumps(what)) for _ in range(n)]
@@ -164,6 +194,8 @@ def _measure(what: dict[str, Any]) -> None:
     from dh2l.step import WARM_UP
     from dh2l.trainer import Training, arithmetic
 
+    for name, text, hash_ in what["plugins"]:
+        Plugin(name, None if text is None else text.encode("latin-1"), hash_).load()
     config, device = TrainConfig.model_validate_json(json.dumps(what["config"])), torch.device(what["device"])
     on_gpu = device.type == "cuda"
     if on_gpu and not torch.cuda.is_available():

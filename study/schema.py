@@ -4,7 +4,9 @@ from typing import Any
 
 from dh2l.config import TrainConfig
 from dh2l.names import METRICS
-from study.space import ARMS, OWN_KEYS, Study
+from dh2l.registry import REGULARISERS, regulariser_fields, regulariser_of
+from study.arms import ARMS
+from study.space import OWN_KEYS, Study
 
 
 def study_schema() -> dict[str, Any]:
@@ -12,6 +14,11 @@ def study_schema() -> dict[str, Any]:
     schema = Study.model_json_schema()
     trial = TrainConfig.model_json_schema()
     fields = {k: v for k, v in trial["properties"].items() if k not in OWN_KEYS}
+    fields |= {
+        k: {"default": v, "description": f"Of the regulariser {regulariser_of(k)}."}
+        for k, v in regulariser_fields().items()
+    }
+    arms = {"anyOf": [{"enum": [*ARMS, *REGULARISERS]}, {"type": "string", "pattern": r"\+"}]}
     axis_of = {k: {"$ref": "#/$defs/Axis"} for k in fields}
     settings = {"type": "object", "additionalProperties": False, "properties": fields}
     axes = {"type": "object", "additionalProperties": False, "properties": axis_of}
@@ -21,8 +28,8 @@ def study_schema() -> dict[str, Any]:
     for owner in (schema, definitions["Row"]):
         owner["properties"]["search"] = axes | {"description": owner["properties"]["search"]["description"]}
     definitions["Row"]["properties"]["arm"]["anyOf"] = [
-        {"enum": list(ARMS)},
-        {"type": "array", "items": {"enum": list(ARMS)}},
+        arms,
+        {"type": "array", "items": arms},
     ]
     definitions["Row"]["properties"]["metric"]["anyOf"] = [
         {"enum": list(METRICS)},

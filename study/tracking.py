@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.system_environment_context import SystemEnvironmentContext
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dh2l.config import TrainConfig
@@ -138,6 +139,14 @@ class StudyView:
     def _trial_run(self, config: TrainConfig) -> Run:
         return self._run("trial", config.identity, config.identity, {"arm": config.arm, **config.model_dump()})
 
+    def _run_of_record(self, record: Record) -> Run:
+        """A record's run; of a trial whose plugin is not loaded its config as it stands, without the arm."""
+        try:
+            config = TrainConfig.model_validate(record.config)
+        except ValidationError:
+            return self._run("trial", record.identity, record.identity, record.config)
+        return self._run("trial", record.identity, record.identity, {"arm": config.arm, **config.model_dump()})
+
     def _log(self, run: Run, points: Iterable[shown.Point] = (), tags: dict[str, str] | None = None) -> None:
         rows = [Metric(point.name, point.value, point.timestamp, point.step) for point in points]
         for part in shown.parts(rows, BATCH):
@@ -173,7 +182,7 @@ class StudyView:
         """Show a trial's record: curves, scalars, state. Does nothing where that is shown already."""
         tags = shown.trial_tags(record)
         with self._lock:
-            run = self._trial_run(TrainConfig.model_validate(record.config))
+            run = self._run_of_record(record)
             if run.data.tags.get("dh2l.record") == tags["dh2l.record"]:
                 return
             steps = self._steps(run)

@@ -27,7 +27,7 @@ from dh2l.energy import energy
 from dh2l.errors import UserError
 from dh2l.hierarchy import HierarchicalTerms, hierarchical_terms
 from dh2l.metrics import pairwise_penalty
-from dh2l.names import METRICS
+from dh2l.names import METRICS, Means
 from dh2l.tree import ClassTree
 
 PENALTIES = {"cosine": cosine, "n_euclidean2": n_euclidean2}
@@ -39,9 +39,16 @@ SEEN: dict[str, list[Collection[str] | None]] = {
 
 
 def terms_of(
-    classifier: HierarchicalClassifier, metric: str, seen: Tensor | None = None, **kw: float
+    classifier: HierarchicalClassifier,
+    metric: str,
+    seen: Tensor | None = None,
+    *,
+    ternary_threshold: float = 0.0,
+    means: Means = "exact",
 ) -> HierarchicalTerms:
-    return hierarchical_terms(classifier, classifier.spheres(), metric, seen=seen, **kw)
+    return hierarchical_terms(
+        classifier, classifier.spheres(), metric, seen=seen, ternary_threshold=ternary_threshold, means=means
+    )
 
 
 @pytest.mark.parametrize("metric", PENALTIES)

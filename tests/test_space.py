@@ -8,12 +8,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from study_fixtures import SEARCHED, SMALL, write_study
 
-from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.names import METRICS
+from study.arms import ARMS, CONDITIONS
 from study.places import shipped_studies
 from study.schema import study_schema
-from study.space import ARMS, CONDITIONS, OWN_KEYS, Axis, StudyFile, find_study
+from study.space import OWN_KEYS, Axis, config_keys
+from study.studyfile import StudyFile, find_study
 from study.yaml12 import Document
 
 
@@ -46,7 +47,7 @@ def test_a_study_has_the_name_of_its_file(tmp_path: Path) -> None:
     assert file.study.title == "A small study"
 
 
-@pytest.mark.parametrize("arm", list(ARMS))
+@pytest.mark.parametrize("arm", [*ARMS, "mma", "E+H0+mma", "mma+orthogonality"])
 def test_every_arm_is_known(tmp_path: Path, arm: str) -> None:
     assert StudyFile(write_study(tmp_path, changed("- arm: baseline+l2", f"- arm: {arm}"))).study.rows[0].arms == [arm]
 
@@ -55,6 +56,19 @@ def test_an_unknown_arm_is_a_sentence_with_the_nearest_arm_and_its_place(tmp_pat
     assert sentences(tmp_path, changed("- arm: baseline+l2", "- arm: baselin")) == [
         "small.yaml:6:5: unknown arm 'baselin'; did you mean 'baseline' or 'baseline+l2'?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("arm", "sentence"),
+    [
+        ("H+E", "arm H+E is written E+H"),
+        ("E+E", "arm E+E is written E"),
+        ("H+H0", "arm H+H0 has both H and H0, which is H without its regulariser; keep one"),
+        ("E+mna", "unknown arm 'E+mna'; did you mean 'E+mma' or 'E+H+mma' or 'E+H0+mma'?"),
+    ],
+)
+def test_parts_of_an_arm_stand_once_and_in_order(tmp_path: Path, arm: str, sentence: str) -> None:
+    assert sentences(tmp_path, changed("- arm: baseline+l2", f"- arm: {arm}")) == [f"small.yaml:6:5: {sentence}"]
 
 
 def test_an_unknown_metric_is_a_sentence_with_the_nearest_metric_and_its_place(tmp_path: Path) -> None:
@@ -132,15 +146,15 @@ def test_each_of_the_four_kinds_of_axis_is_taken(tmp_path: Path, axis: str) -> N
 
 
 def test_a_row_cannot_search_a_field_that_its_arm_lacks(tmp_path: Path) -> None:
-    for field, arms in CONDITIONS.items():
-        for arm in set(ARMS) - set(arms):
+    for field, parts in {**CONDITIONS, "lambda_mma": ("mma",), "mma_scope": ("mma",)}.items():
+        for arm in (arm for arm in ARMS if not set(arm.split("+")) & set(parts)):
             row = f"- {{arm: {arm}, search: {{{field}: {{grid: [1]}}}}}}"
             (sentence,) = sentences(tmp_path, changed("- arm: baseline+l2", row))
             assert sentence.startswith(f"small.yaml:6:5: the axis {field} does not exist in arm {arm}, only in ")
 
 
 def test_a_row_without_e_and_h_has_no_metric(tmp_path: Path) -> None:
-    for arm in sorted(set(ARMS) - set(CONDITIONS["metric"])):
+    for arm in ("baseline", "baseline+l2", "H0", "mma", "H0+orthogonality"):
         (sentence,) = sentences(tmp_path, changed("- arm: baseline+l2", f"- {{arm: {arm}, metric: cosine}}"))
         assert sentence == f"small.yaml:6:5: arm {arm} has no metric, but the row names one; leave `metric` out"
 
@@ -268,6 +282,6 @@ def test_the_schema_refuses_a_bad_study(schema: dict[str, Any], tmp_path: Path, 
 
 def test_the_schema_lists_every_config_field_with_its_description_and_every_metric(schema: dict[str, Any]) -> None:
     fields = schema["properties"]["config"]["properties"]
-    assert set(fields) == set(TrainConfig.model_fields) - set(OWN_KEYS)
+    assert set(fields) == config_keys()
     assert all(field.get("description") for field in fields.values())
     assert schema["$defs"]["Row"]["properties"]["metric"]["anyOf"][0]["enum"] == list(METRICS)

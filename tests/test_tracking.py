@@ -17,7 +17,8 @@ from study.live import LiveView
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, RecordStore
-from study.states import Standing, standing
+from study.standing import standing
+from study.states import Standing
 from study.tables import cell_frame, to_markdown
 from study.tracking import StudyView, sync_study
 

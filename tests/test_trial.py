@@ -23,8 +23,8 @@ from study.places import Places
 from study.plan import make_plan
 from study.records import Record, parse_record, read_arrays
 from study.selection import evaluate_cell
-from study.space import find_study
-from study.states import standing
+from study.standing import standing
+from study.studyfile import find_study
 from study.trial import drain, run_trial
 
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
@@ -327,7 +327,7 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
         now = standing(plan, cli.places)
         result = evaluate_cell(plan.cells[0], now)
         assert result.selected is not None
-        selected.append((result.selected.values, result.score))
+        selected.append((result.selected.values, result.choice.score))
         tests.append([now.found.records[identity].last for identity in plan.configs])
         arrays = [
             read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.npz") for identity in plan.configs
@@ -337,7 +337,7 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
     assert len(histories[0]) == len(histories[1]) == 4
     for truth, shuffled in zip(*histories, strict=True):
         assert set(truth) == set(shuffled) >= {"history.validation_accuracy", "history.validation_loss", "vectors"}
-        for key in truth.keys() - {"predictions.last", "predictions.best_validation"}:
+        for key in truth.keys() - {"predictions.last", "predictions.best_validation", "labels"}:
             np.testing.assert_array_equal(truth[key], shuffled[key], err_msg=key)
     for here, there in zip(*tests, strict=True):
         assert here is not None

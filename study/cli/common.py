@@ -14,6 +14,7 @@ from study.places import Places
 
 if TYPE_CHECKING:
     from dh2l.data import Manifest
+    from dh2l.plugins import Plugin
     from study.plan import Plan
     from study.states import Standing
 
@@ -30,16 +31,32 @@ SetOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", envvar="DH2L_RESULTS", help="Folder of records and tables.")]
 DataOption = Annotated[Path, typer.Option("--data", envvar="DH2L_DATA", help="Folder of prepared data sets.")]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE|MODULE",
+        envvar="DH2L_PLUGINS",
+        help="Run a user's code first, which registers penalties, regularisers, models or data sets.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS, DATA = Path("results"), Path("data")
+
+
+def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:
+    """Load users' plugins, in their order."""
+    from dh2l import plugins
+
+    return tuple(plugins.load(str(name)) for name in names or [])
 
 
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
     """A study's plan and the states of its trials; says what is wrong with records."""
     from study.plan import make_plan
     from study.records import RecordStore
-    from study.space import find_study
-    from study.states import standing
+    from study.standing import standing
+    from study.studyfile import find_study
 
     file = find_study(study, overrides)
     manifests: dict[str, Manifest] = {}
@@ -87,7 +104,11 @@ def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
 
 def plan_line(plan: "Plan") -> str:
     """How a study expands, e.g. ``quickstart: 18 combinations → 18 trials in 7 cells.``"""
-    return f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells."
+    line = f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells"
+    budget = sum(cell.budget or 0 for cell in plan.cells)
+    line += f", of {budget} that are searched" if budget else ""
+    confirm = plan.file.study.confirm
+    return line + (f"; {len(confirm.seeds)} fresh seeds confirm each cell." if confirm else ".")
 
 
 def counts(now: "Standing") -> str:

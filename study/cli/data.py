@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dh2l.data import Manifest
-from study.cli.common import DATA, DataOption, out
+from study.cli.common import DATA, DataOption, PluginOption, load_plugins, out
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, list and verify data sets.")
 
@@ -19,6 +19,7 @@ def prepare_data(
         typer.Option("--from", help="Official files or archive, or folders train|test/<super-class>/<class>/*."),
     ] = None,
     data: DataOption = DATA,
+    plugin: PluginOption = None,
     size: Annotated[int | None, typer.Option(min=1, help="Resize images to SIZE × SIZE.")] = None,
     shorter_side: Annotated[
         int | None, typer.Option(min=1, help="Keep images' proportions; resize their shorter side to this.")
@@ -30,6 +31,7 @@ def prepare_data(
     """Prepare a data set once, so that trials only map it into memory."""
     from dh2l.data import prepare
 
+    load_plugins(plugin)
     manifest = prepare(
         name, data, source=source, size=size, shorter_side=shorter_side, crop=crop, flip=flip,
         crop_padding=crop_padding,

@@ -12,10 +12,12 @@ from study.cli.common import (
     RESULTS,
     DataOption,
     JsonOption,
+    PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
     counts,
+    load_plugins,
     load_standing,
     out,
     plan_line,
@@ -27,7 +29,7 @@ from study.places import Places, shipped_studies
 
 def list_studies(as_json: JsonOption = False) -> None:
     """List the shipped studies."""
-    from study.space import StudyFile
+    from study.studyfile import StudyFile
 
     rows = [(name, StudyFile(path).study) for name, path in shipped_studies().items()]
     if as_json:
@@ -42,13 +44,15 @@ def list_studies(as_json: JsonOption = False) -> None:
 def plan(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     as_json: JsonOption = False,
 ) -> None:
     """Show a study's trials and which of them are done. Trains nothing."""
-    from study.running import missing_trials
+    from study.running import missing_trials, trials_to_come
 
+    load_plugins(plugin)
     now = load_standing(study, set_, Places.of(results, data))
     if as_json:
         print_json(
@@ -57,7 +61,7 @@ def plan(
                 "combinations": now.plan.combinations,
                 "counts": now.counts,
                 "trials": [
-                    {"identity": i, "state": state.value, "config": now.plan.configs[i].canonical()}
+                    {"identity": i, "state": state.value, "config": now.plan.config(i).canonical()}
                     for i, state in now.states.items()
                 ],
             }
@@ -68,15 +72,15 @@ def plan(
     for identity, state in now.states.items():
         table.add_row(identity, styled(state.value))
     out.print(table)
-    to_run = missing_trials(now)
-    out.print(
-        f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs)",
-    )
+    to_run, to_come = missing_trials(now), trials_to_come(now)
+    later = f", then at most {to_come} that depend on their results" if to_come else ""
+    out.print(f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs){later}")
 
 
 def status(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     as_json: JsonOption = False,
@@ -84,6 +88,7 @@ def status(
     """Show how far a study is, what runs now, and what failed and why."""
     from study.claims import Claims
 
+    load_plugins(plugin)
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
     claims = Claims(places.claims)
@@ -114,6 +119,7 @@ def status(
 def table(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     csv: Annotated[bool, typer.Option("--csv", help="Print the cells as CSV.")] = False,
@@ -121,6 +127,7 @@ def table(
     """Render a study's accuracy table from the records, complete or not; also into the results folder."""
     from study import tables
 
+    load_plugins(plugin)
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
     if places.trials.exists():
@@ -131,8 +138,9 @@ def table(
     out.print(text, end="", markup=False)
 
 
-def schema() -> None:
+def schema(plugin: PluginOption = None) -> None:
     """Print the JSON Schema of study files, with which editors complete and check them."""
     from study.schema import study_schema
 
+    load_plugins(plugin)
     print_json(study_schema())

@@ -16,11 +16,13 @@ from study.cli.common import (
     RESULTS,
     SOME_FAILED,
     DataOption,
+    PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
     counts,
     err,
+    load_plugins,
     load_standing,
     out,
     plan_line,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 def run(
     study: StudyArgument,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     address: Annotated[
@@ -60,9 +63,9 @@ def run(
     from study import tables
     from study.observer import Observers
     from study.progress import RunProgress
-    from study.running import missing_trials, run_here, run_plan
+    from study.running import missing_trials, run_here, run_plan, trials_to_come
     from study.selection import evaluate_cell
-    from study.states import standing
+    from study.standing import standing
 
     places = Places.of(results, data)
     share = _shard(shard)
@@ -74,16 +77,18 @@ def run(
     if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
         raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
     gpus_per_trial, measure_share = _gpu_share(gpus_per_trial, trials_per_gpu)
+    plugins = load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     if share:
-        missing = [identity for identity in share.of(list(now.plan.configs)) if identity in now.missing]
+        missing = [now.plan.config(i) for i in share.of(list(now.states)) if i in now.missing]
     else:
-        missing = [config.identity for config in missing_trials(now)]
+        missing = missing_trials(now)
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
-    progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
+    done = len(now.states) - len(now.missing)
+    progress = RunProgress(out, done, len(now.states) + trials_to_come(now), missing)
     live, interrupted = None, False
     try:
-        if missing and not share:
+        if (missing or trials_to_come(now)) and not share:
             out.print("starting Ray ...")
             from study.cluster import Resources  # before the view's thread imports MLflow: each would slow the other
         if track and not share:
@@ -93,14 +98,14 @@ def run(
         with progress.shown():
             if share:
                 run_here(
-                    (now.plan.configs[i] for i in missing),
+                    missing,
                     places,
                     progress,
                     threads=max(1, int(cpus_per_trial)),
                 )
-            elif missing:
+            elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
-                resources = Resources(address, cpus_per_trial, gpus_per_trial)
+                resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
     except KeyboardInterrupt:
         interrupted = True
@@ -113,7 +118,7 @@ def run(
     if interrupted:
         raise _interrupted()
     if share:
-        complete = not set(missing) & set(now.missing)
+        complete = not {config.identity for config in missing} & set(now.missing)
     else:
         complete = not any(evaluate_cell(cell, now).problem for cell in now.plan.cells)
     if not complete:
@@ -124,6 +129,7 @@ def trial(
     study: StudyArgument,
     identity: Annotated[str, typer.Argument(metavar="ID", help="A trial's identity, or enough of it to be unique.")],
     set_: SetOption = None,
+    plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 1, as under `run`.")] = 1,
@@ -131,8 +137,9 @@ def trial(
 ) -> None:
     """Train one trial in this process, without Ray or MLflow. Leaves the same record as `run`."""
     places = Places.of(results, data)
+    load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
-    config = now.plan.configs[_find_trial(identity, list(now.plan.configs))]
+    config = now.plan.config(_find_trial(identity, list(now.states)))
     if now.states[config.identity] == "conflict":
         raise UserError(now.found.conflicts[config.identity])
     _check_device(device)

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from dh2l.errors import UserError
-from study.cli.common import DATA, RESULTS, DataOption, ResultsOption, SetOption, StudyArgument, load_standing, out
+from study.cli.common import (
+    DATA,
+    RESULTS,
+    DataOption,
+    PluginOption,
+    ResultsOption,
+    SetOption,
+    StudyArgument,
+    load_plugins,
+    load_standing,
+    out,
+)
 from study.places import Places
 
 app = typer.Typer(no_args_is_help=True, help="The MLflow view of the records.")
@@ -51,10 +62,15 @@ def ui(
 
 @app.command("sync")
 def mlflow_sync(
-    study: StudyArgument, set_: SetOption = None, results: ResultsOption = RESULTS, data: DataOption = DATA
+    study: StudyArgument,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
 ) -> None:
     """Make a study's MLflow view from its records. Twice is the same as once."""
     places = Places.of(results, data)
+    load_plugins(plugin)
     now = load_standing(study, set_, places)
     places.require_writable()
     places.claim_name(now.plan.name, now.plan.file.document.path)
