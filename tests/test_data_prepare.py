@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from time import sleep
-from typing import Any
 
 import numpy as np
 import pytest
@@ -269,13 +268,15 @@ def test_a_truncated_image_is_named(images: Path, root: Path) -> None:
         prepare("own", root, source=images)
 
 
-@pytest.mark.parametrize("arguments", [{"size": 8}, {"shorter_side": 8}])
-def test_every_damaged_image_is_named_up_to_twenty(images: Path, root: Path, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("size", "shorter_side"), [(8, None), (None, 8)])
+def test_every_damaged_image_is_named_up_to_twenty(
+    images: Path, root: Path, size: int | None, shorter_side: int | None
+) -> None:
     oak = images / "train" / "trees" / "oak"
     for i in range(22):
         (oak / f"bad{i:02d}.png").write_bytes(b"no image")
     with pytest.raises(DataError) as error:
-        prepare("own", root, source=images, **arguments)
+        prepare("own", root, source=images, size=size, shorter_side=shorter_side)
     named = [f"{oak}/bad{i:02d}.png is not an image, whatever its name says; replace or remove it" for i in range(20)]
     assert str(error.value) == f"22 of 37 images cannot be used: {'; '.join(named)}; and 2 more"
 
@@ -340,6 +341,12 @@ def test_arguments_that_cannot_be_are_refused(images: Path, root: Path) -> None:
         ),
         ({"name": "digits", "size": 8}, "takes no --size"),
         ({"name": "own", "source": images, "size": 0}, "at least 1"),
+        ({"name": "own", "source": images, "size": 8, "shorter_side": 8}, "goes with neither --shorter-side nor"),
+        ({"name": "own", "source": images, "crop": 8}, "go together: --shorter-side 256 --crop 224"),
+        ({"name": "own", "source": images, "shorter_side": 8, "crop": 9}, "at most the shorter side, 8, but is 9"),
+        ({"name": "own", "source": images, "shorter_side": 0}, "but is 1"),
+        ({"name": "cifar10", "crop": 8}, "takes no --shorter-side and no --crop"),
+        ({"name": "cub200", "size": 8}, "takes no --size, but --shorter-side and --crop"),
         ({"name": "digits", "crop_padding": -1}, "must not be negative"),
     ):
         with pytest.raises(UserError, match=message):

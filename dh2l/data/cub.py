@@ -27,6 +27,8 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
     if source is None:
         source = download("cub200", URL, MD5, downloads / f"{FOLDER}.tgz", _LAYOUTS, report)
     folder, scratch = _folder(source, downloads, report)
+    if not (folder / "images").is_dir():
+        raise DataError(f"{folder} has the lists of cub200, but no folder images/; unpack all of {FOLDER}.tgz there")
     classes, files, labels, in_training = (_column(folder / name) for name in _LISTS)
     if list(files) != list(labels) or list(files) != list(in_training):
         raise DataError(

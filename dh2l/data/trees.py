@@ -112,7 +112,7 @@ def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:
     if isinstance(node, dict) and node:
         for key, below in node.items():
             if not isinstance(key, str) or not key:
-                raise UserError(f"{file}: a group {where} has no name, but {str(key)[:100]!r}")
+                raise UserError(f"{file}: the name of every group {where} must be a word")
             yield from _leaves(below, (*path, key), file)
     elif isinstance(node, list) and node:
         for name in node:
