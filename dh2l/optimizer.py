@@ -35,7 +35,7 @@ def make_optimizer(config: TrainConfig, network: Network) -> SGD:
     exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
     if not config.decay_batch_norm:
         for module_name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 exempt |= {f"{module_name}.{name}" for name, _ in module.named_parameters()}
     decayed = [p for name, p in network.named_parameters() if name not in exempt]
     free = [p for name, p in network.named_parameters() if name in exempt]
