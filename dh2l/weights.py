@@ -3,9 +3,10 @@
 Imports torch only to load them, so that planning can take their hash.
 """
 
-import pickle
+import struct
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from dh2l.config import TrainConfig
@@ -24,6 +25,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Likewise."""
 _TORCHVISION = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet50": "ResNet50_Weights.IMAGENET1K_V1"}
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
+    *(UnpicklingError, struct.error),
+)
+"""What unpickling meets where a file is damaged, or is none of torch's."""
 _SHOWN = 3
 
 
@@ -159,7 +165,7 @@ def _read(weights: str) -> "Tensors":
 
     try:
         content = torch.load(Path(weights).expanduser(), weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+    except _UNREADABLE:
         raise UserError(
             f"the weights {weights} cannot be read: damaged, or more than tensors, which is not loaded since it could "
             "run code; save a state dict by torch.save(model.state_dict(), PATH)"
@@ -167,7 +173,9 @@ def _read(weights: str) -> "Tensors":
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
         raise UserError(
             f"the weights {weights} hold no state dict, neither bare nor under state_dict or model; save one by "
             "torch.save(model.state_dict(), PATH)"
