@@ -57,9 +57,9 @@ def t_interval(values: Samples, level: float = LEVEL) -> tuple[float, float] | N
 def welch(a: Samples, b: Samples) -> Comparison | None:
     """Welch's t test of two arms over their seeds (Welch 1947), which assumes no equal variances.
 
-    Seeds do not pair the arms: trials of one seed see the same batches and start from the same backbone, but
-    another loss or classifier soon drives them apart, so what is left of a pair is not noise that the two share.
-    A paired test would halve the degrees of freedom to remove next to nothing.
+    Seeds do not pair the arms: trials of one seed see the same batches and start from the same backbone, but train
+    by another loss or classifier, and nothing shows that two of a seed still share their noise at the end. A paired
+    test would halve the degrees of freedom on that hope; if they do share it, this test errs less often than it says.
 
     Where all of `a` are equal and all of `b` too, there is no spread to measure a difference by: equal means
     give p = 1, different ones no p.

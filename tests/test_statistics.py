@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.evidence import EFFECTS, Setting, TestSet, World, band, coverage, simulate
 from study.statistics import Bools, confirmatory, holm, paired_bootstrap, seed_of, t_interval, welch
 
 ARMS = {
@@ -192,3 +193,52 @@ def test_without_networks_or_images_there_is_no_bootstrap(shapes: tuple[tuple[in
 def test_a_seed_is_that_of_its_names_on_every_machine() -> None:
     assert seed_of("E", "digits") == 20959457268035210
     assert seed_of("Ed", "igits") != seed_of("E", "digits")
+
+
+# Whole tables, simulated.
+
+
+def test_of_1000_tables_without_effects_no_more_than_one_in_twenty_rejects_a_cell_within_the_binomial_band() -> None:
+    settings = [Setting(cells=8, n=n) for n in (3, 5, 10)]
+    counts = simulate(World(), settings, tables=1000, seed=0)
+    assert band(1000) == (37, 64)
+    for setting in settings:
+        assert counts[setting].false <= 64
+        assert counts[setting].uncorrected > 120  # the tables do tempt: without Holm they would be believed
+
+
+def test_larger_effects_and_more_seeds_are_found_more_often() -> None:
+    settings = [Setting(cells=8, n=n, effect=effect) for n in (3, 10) for effect in EFFECTS]
+    counts = simulate(World(seed_sd=0.6), settings, tables=200, seed=0)
+    found = [counts[setting].found for setting in settings]
+    assert found[:3] == sorted(found[:3])
+    assert found[3:] == sorted(found[3:])
+    assert found[5] == 200
+    assert found[2] < 100
+
+
+def test_a_simulated_network_is_as_accurate_as_one_drawn_image_by_image() -> None:
+    random = np.random.default_rng(0)
+    difficulties = random.normal(1, 2, 500)
+    shifts = np.full(4000, 0.3)
+    chances = 1 / (1 + np.exp(-(difficulties + 0.3)))
+    direct = 100 * (random.random((4000, 500)) < chances).mean(axis=1)
+    ours = TestSet(difficulties).accuracies(shifts, random)
+    assert ours.mean() == pytest.approx(direct.mean(), abs=0.15)
+    assert ours.std() == pytest.approx(direct.std(), rel=0.05)
+    assert 5 * ours == pytest.approx(np.rint(5 * ours))  # whole images
+
+
+@pytest.mark.parametrize("seed_sd", [0.3, 0.6])
+def test_a_simulated_arm_has_the_stated_spread_over_seeds_and_effect(seed_sd: float) -> None:
+    world, random = World(seed_sd=seed_sd), np.random.default_rng(0)
+    images = TestSet(world.centre + world.spread * random.standard_normal(world.images))
+    plain = images.accuracies(world.shift_sd * random.standard_normal(20_000), random)
+    better = images.accuracies(world.shift_of(1) + world.shift_sd * random.standard_normal(20_000), random)
+    assert plain.std() == pytest.approx(seed_sd, rel=0.05)
+    assert better.mean() - plain.mean() == pytest.approx(1, rel=0.05)
+
+
+def test_a_bootstrap_interval_holds_the_difference_over_all_images_in_about_95_test_sets_of_100() -> None:
+    low, high = stats.binom.interval(0.99, 300, 0.95)
+    assert low <= coverage(World(seed_sd=1, taste=1, images=2000), networks=2, sets=300, seed=0) <= high
