@@ -44,7 +44,9 @@ def level_violations(
         squared: square each violation before the mean (D10).
     """
     nodes = classifier.index.seen_nodes(seen)
-    c1, c2, c3 = dict[int, Tensor](), dict[int, Tensor](), dict[int, Tensor]()
+    c1: dict[int, Tensor] = {}
+    c2: dict[int, Tensor] = {}
+    c3: dict[int, Tensor] = {}
 
     def mean(violation: Tensor, mask: Tensor) -> Tensor:
         violation = violation.relu()
