@@ -40,6 +40,10 @@ def mean_cosine(W: Tensor) -> float:
     return pairwise_penalty("cosine", W).sum().item() / (len(W) * (len(W) - 1))
 
 
+def mean_size_of_cosine(W: Tensor) -> float:
+    return pairwise_penalty("cosine", W).abs().sum().item() / (len(W) * (len(W) - 1))
+
+
 def gradient(name: str, W: Tensor) -> Tensor:
     """Of the sum of all penalties."""
     leaf = W.detach().clone().requires_grad_()
@@ -370,16 +374,18 @@ def test_half_space_takes_opposite_rows_for_equal_ones(name: str) -> None:
     assert abs(mean_cosine(W + 1e-3 * downhill)) < abs(mean_cosine(W))
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in HALF_SPACE])
+@EVERY_KEY
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("spread", [None, 0.25], ids=["random", "near-duplicate"])
 def test_a_small_step_down_the_gradient_lowers_the_mean_cosine(name: str, seed: int, spread: float | None) -> None:
+    """In half-space, where opposite rows count as equal, that of near-duplicates, and of random rows its mean size."""
     W = normal(16, 32, seed=seed) * 0.5
     if spread is not None:
         W = normal(1, 32, seed=100 + seed) * 0.5 + spread * W
         assert 0.8 < mean_cosine(W) < 0.99
     downhill = -gradient(name, W)
-    assert mean_cosine(W + 1e-3 * W.norm() / downhill.norm() * downhill) < mean_cosine(W)
+    mean = mean_size_of_cosine if name in HALF_SPACE and spread is None else mean_cosine
+    assert mean(W + 1e-3 * W.norm() / downhill.norm() * downhill) < mean(W)
 
 
 @EVERY_KEY
@@ -531,7 +537,6 @@ def test_the_largest_cosine_is_that_to_the_nearest_other_row() -> None:
     W = torch.tensor([[1.0, 0], [0.6, 0.8], [-1, 0], [2, 0.001]])
     assert largest_cosines(W).tolist() == pytest.approx([0.99, 0.6004, -0.6, 0.99], abs=1e-3)
     assert largest_cosines(W[:1]).tolist() == pytest.approx([-0.99])
-    assert largest_cosines(W[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
