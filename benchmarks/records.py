@@ -21,7 +21,7 @@ from study.filing import SCORE_FIELDS, finished_record
 from study.places import Places
 from study.plan import Plan, make_plan
 from study.records import Record, RecordStore
-from study.space import StudyFile
+from study.studyfile import StudyFile
 
 SEEDS = list(range(10))
 METRICS_USED = list(METRICS)[:10]
@@ -109,6 +109,7 @@ def _record(config: TrainConfig) -> Record:
         history={name: [numbers.random() for _ in range(config.epochs)] for name in SCORE_FIELDS},
         predictions_last=np.zeros(0, dtype=np.int64),
         predictions_best=None,
+        labels=np.zeros(0, dtype=np.int64),
         vectors=np.zeros((0, 0), dtype=np.float32),
         parameters=272_474,
         attempts=[{**provenance.circumstances(), **attempt}],

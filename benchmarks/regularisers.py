@@ -23,9 +23,9 @@ from dh2l.config import TrainConfig
 from dh2l.energy import Energy
 from dh2l.hierarchy import hierarchical_terms
 from dh2l.memory import freed_memory_kept
+from dh2l.network import build_network
 from dh2l.objective import Objective
 from dh2l.optimizer import make_optimizer
-from dh2l.trainer import build_network
 from dh2l.tree import ClassTree
 
 METRIC = "cos_hm"
@@ -89,7 +89,7 @@ def cifar_tree() -> ClassTree:
 def convolutions(model: str, device: str) -> list[Tensor]:
     """A model's convolutions, laid out as in training."""
     config = TrainConfig(model=model)
-    network = build_network(config, cifar_tree(), 3).to(device).to(memory_format=torch.channels_last)
+    network = build_network(config, cifar_tree(), (32, 32, 3)).to(device).to(memory_format=torch.channels_last)
     return [*network.conv_weights()]
 
 
@@ -218,7 +218,7 @@ def _share_of_step(device: str, rounds: int) -> Row:
     """E on the convolutions and H, forward and backward, against the rest of a resnet-20 step at batch 512."""
     values = {"lambda_e": 0.1, "metric": METRIC, "classifier": "hierarchical", "lambda_l": 0.1, "dataset": "random"}
     config = TrainConfig.parse(values)
-    network = build_network(config, cifar_tree(), 3).to(device).to(memory_format=torch.channels_last)
+    network = build_network(config, cifar_tree(), (32, 32, 3)).to(device).to(memory_format=torch.channels_last)
     energy = Energy([*network.conv_weights()], METRIC)
     classifier, optimizer = network.classifier, make_optimizer(config, network)
     assert isinstance(classifier, HierarchicalClassifier)  # noqa: S101 as configured

@@ -25,11 +25,13 @@ from torchvision import transforms
 
 from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, not_measured, paired
 from benchmarks.processes import ROOT, environment
+from dh2l.batches import plain_batches
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
 from dh2l.memory import freed_memory_kept
+from dh2l.network import build_network
 from dh2l.step import WARM_UP
-from dh2l.trainer import Training, arithmetic, build_network
+from dh2l.trainer import Training, arithmetic
 
 BATCH = 512
 OPERATIONS_SHOWN = 9
@@ -78,7 +80,7 @@ def serve_common(folder: Path, device: str) -> None:
     torch.set_num_threads(1)
     data = load("random", folder)
     config = config_of(data)
-    network: nn.Module = build_network(config, data.manifest.tree, 3).to(device)
+    network: nn.Module = build_network(config, data.manifest.tree, data.manifest.image_shape).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(CommonDataset(data), batch_size=BATCH, shuffle=True, num_workers=2)
     for _ in sys.stdin:
@@ -132,8 +134,8 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
     with common, freed_memory_kept(), arithmetic(config_of(data), 1):
         trial, low = (Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16"))
         bare = Training(config_of(data), data, where)
-        batch = bare.normalise(bare.splits.train.images[:BATCH])
-        labels = bare.splits.train.labels[:BATCH]
+        images, labels = next(plain_batches(bare.splits.train, BATCH))
+        batch = bare.normalise(images)
 
         def wait() -> None:
             if device == "cuda":

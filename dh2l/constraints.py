@@ -44,7 +44,7 @@ def level_violations(
         squared: square each violation before the mean (D10).
     """
     nodes = classifier.index.seen_nodes(seen)
-    c1: dict[int, Tensor] = {}
+    c1: dict[int, Tensor] = {}  # torch's compiler cannot call dict[int, Tensor]
     c2: dict[int, Tensor] = {}
     c3: dict[int, Tensor] = {}
 

@@ -10,6 +10,9 @@ from dh2l.batches import Normalise, Split, plain_batches
 from dh2l.tree import ClassTree
 
 EVALUATION_BATCH = 1000
+"""Most images of a batch."""
+EVALUATION_PIXELS = 1 << 23
+"""Most pixels of a batch: 167 images of 224 × 224."""
 
 
 class Evaluation(NamedTuple):
@@ -54,7 +57,9 @@ class Evaluator:
         """Evaluate in inference mode; the network is left in training mode."""
         network.eval()
         losses, predictions = [], []
-        for images, labels in plain_batches(split, EVALUATION_BATCH):
+        height, width = split.output
+        batch_size = max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width)))
+        for images, labels in plain_batches(split, batch_size):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = network(self.normalise(images))
             losses.append(functional.cross_entropy(logits.float(), labels, reduction="sum"))

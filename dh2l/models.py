@@ -1,21 +1,85 @@
-"""The CIFAR residual networks of He et al. (2016), section 4.2.
+"""Backbones: the CIFAR residual networks of He et al. (2016), section 4.2, and two of torchvision's for ImageNet.
 
-Depth 6n + 2, in three stages of 16, 32 and 64 channels.
+A backbone is a module that maps normalised images ``(B, C, H, W)`` to features ``(B, n_features)`` and has the
+attribute ``n_features``.
 """
 
-from typing import Literal, cast, get_args
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dh2l.classifier import Classifier
 from dh2l.errors import UserError, unknown_name
-from dh2l.names import MODELS
 
 Shortcut = Literal["A", "B"]
-N_FEATURES = 64
-"""Number of features that every network here gives its classifier."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a backbone is asked for.
+
+    Attributes:
+        name: the model's, a key of `dh2l.names.MODELS`.
+        depth: its number of layers, 0 where it has no such number.
+        in_channels: channels of an image.
+        image_size: height and width of an image, in pixels.
+        shortcut: what replaces the identity of a CIFAR network where the shape changes (D12).
+        generator: CPU generator of the initial values. Torch's own generator is seeded from it while a model that is
+            not a CIFAR network is built, so that layers may draw as they always do.
+    """
+
+    name: str
+    depth: int
+    in_channels: int
+    image_size: tuple[int, int]
+    shortcut: Shortcut
+    generator: torch.Generator
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Torch's own CPU generator seeded by a draw from another, and afterwards as it was before."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def cifar_resnet(request: Request) -> "CifarResNet":
+    """A CIFAR network; its convolutions alone draw from the generator.
+
+    Raises:
+        UserError: a depth or a shortcut that it cannot have.
+    """
+    return CifarResNet(request.depth, request.in_channels, shortcut=request.shortcut, generator=request.generator)
+
+
+def imagenet_resnet(request: Request) -> nn.Module:
+    """Torchvision's network of that name without its classifier, initialised as there.
+
+    Its first convolution takes the images' channels; those of ImageNet are 3.
+    """
+    import torchvision  # takes as long again as torch
+
+    with seeded(request.generator):
+        backbone: nn.Module = torchvision.models.get_model(request.name, weights=None)
+        if request.in_channels != 3:
+            first = nn.Conv2d(request.in_channels, 64, 7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+            backbone.conv1 = first
+    backbone.n_features = backbone.fc.in_features  # type: ignore[union-attr] # a linear layer
+    backbone.fc = nn.Identity()
+    return backbone
+
+
+OURS: dict[str, Callable[[Request], nn.Module]] = {
+    f"{build.__module__}:{build.__name__}": build for build in (cifar_resnet, imagenet_resnet)
+}
+"""Our builders by the names that `dh2l.names.MODELS` calls them, which imports no torch."""
 
 
 class BasicBlock(nn.Module):
@@ -56,17 +120,15 @@ class BasicBlock(nn.Module):
         return functional.relu(y, inplace=True)
 
 
-class ResNet(nn.Module):
+class CifarResNet(nn.Module):
     """A CIFAR residual network for images ``(batch, in_channels, h, w)`` of any size.
 
     Convolutions start normal with variance 2/(k²·c_out), the fan-out form of He initialisation, as in
-    the authors' code (fb.resnet.torch); batch norm starts as the identity. The generator serves the
-    convolutions alone: networks with equal generators are equal up to the classifier.
+    the authors' code (fb.resnet.torch); batch norm starts as the identity.
 
     Args:
         depth: 6n + 2 with n ≥ 1.
         in_channels: channels of an image.
-        classifier: maps `N_FEATURES` features to logits.
         shortcut: what replaces the identity where the shape changes (D12).
         generator: CPU generator of the initial convolutions.
 
@@ -74,11 +136,12 @@ class ResNet(nn.Module):
         UserError: another depth or shortcut.
     """
 
+    n_features = 64
+
     def __init__(
         self,
         depth: int,
         in_channels: int,
-        classifier: Classifier,
         *,
         shortcut: Shortcut = "A",
         generator: torch.Generator,
@@ -93,46 +156,19 @@ class ResNet(nn.Module):
         self.bn = nn.BatchNorm2d(16)
         blocks = []
         c_in = 16
-        for c_out in (16, 32, N_FEATURES):
+        for c_out in (16, 32, self.n_features):
             for _ in range(n):
                 blocks.append(BasicBlock(c_in, c_out, 1 if c_in == c_out else 2, shortcut))
                 c_in = c_out
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = classifier
-        for weight in self.conv_weights():
-            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
 
-    def features(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Images → globally averaged features ``(batch, 64)``."""
         x = functional.relu(self.bn(self.conv(x)), inplace=True)
         return self.blocks(x).mean(dim=(2, 3))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images → logits ``(batch, n_classes)``."""
-        return self.classifier(self.features(x))  # type: ignore[no-any-return]
-
-    def conv_weights(self) -> list[nn.Parameter]:
-        """Weights ``(c_out, c_in, k, k)`` of the convolutions in a fixed order, option B's 1×1 among them."""
-        convolutions = (module for module in self.modules() if isinstance(module, nn.Conv2d))
-        return [cast("nn.Parameter", convolution.weight) for convolution in convolutions]
-
-
-def build_model(
-    name: str,
-    *,
-    in_channels: int,
-    classifier: Classifier,
-    shortcut: Shortcut = "A",
-    generator: torch.Generator,
-) -> ResNet:
-    """The network of a name in `dh2l.names.MODELS`; the other arguments are `ResNet`'s.
-
-    Raises:
-        UserError: unknown name or shortcut.
-    """
-    if name not in MODELS:
-        raise UserError(unknown_name("model", name, MODELS))
-    return ResNet(MODELS[name].depth, in_channels, classifier, shortcut=shortcut, generator=generator)
 
 
 class _Convolution(nn.Conv2d):

@@ -12,7 +12,7 @@ from dh2l.config import TrainConfig
 from dh2l.constraints import Multipliers, centre_orthogonality, level_violations, violations
 from dh2l.energy import Energy
 from dh2l.hierarchy import HierarchicalTerms, hierarchical_terms
-from dh2l.models import ResNet
+from dh2l.network import Network
 from dh2l.registry import REGULARISERS
 from dh2l.siblings import seen_classes
 from dh2l.tree import ClassTree
@@ -49,7 +49,7 @@ class Objective:
         multipliers: those of the augmented constraints (D10), else None.
     """
 
-    def __init__(self, config: TrainConfig, network: ResNet, tree: ClassTree) -> None:
+    def __init__(self, config: TrainConfig, network: Network, tree: ClassTree) -> None:
         self.config, self.network = config, network
         self.features: Callable[[Tensor], Tensor] = network.features
         self.level_weights = config.level_weights(tree.depth) if config.regularised_hierarchy else ()

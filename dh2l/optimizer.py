@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dh2l.config import TrainConfig
-from dh2l.models import ResNet
+from dh2l.network import Network
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -30,12 +30,12 @@ class SGD(torch.optim.SGD):
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
 
 
-def make_optimizer(config: TrainConfig, network: ResNet) -> SGD:
+def make_optimizer(config: TrainConfig, network: Network) -> SGD:
     """SGD with weight decay on weights, surface vectors and centres, not on batch norm (D14) or the logit scale."""
     exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
     if not config.decay_batch_norm:
         for module_name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 exempt |= {f"{module_name}.{name}" for name, _ in module.named_parameters()}
     decayed = [p for name, p in network.named_parameters() if name not in exempt]
     free = [p for name, p in network.named_parameters() if name in exempt]

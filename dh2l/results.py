@@ -32,6 +32,7 @@ class TrainResult:
         history: every epoch's metrics, by name.
         predictions_last: predicted class of every test image after the last epoch, ``(N,)``.
         predictions_best: the same at the best validation epoch; None under protocol `paper`.
+        labels: true class of every test image, in the same order.
         vectors: the classifier's effective projection vectors, float32 ``(n_classes, d)``.
         parameters: number of the network's parameters.
         attempts: one entry per process that trained: device, threads, first epoch, seconds.
@@ -40,6 +41,7 @@ class TrainResult:
     history: History
     predictions_last: npt.NDArray[np.int64]
     predictions_best: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
     parameters: int
     attempts: list[dict[str, Any]]

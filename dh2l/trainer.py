@@ -13,49 +13,18 @@ import torch
 from torch import Tensor
 
 from dh2l import checkpoint
-from dh2l.batches import Normalise, TrainBatches, generator, make_splits
-from dh2l.classifier import HierarchicalClassifier, PlainClassifier
+from dh2l.batches import Normalise, TrainBatches, make_splits
 from dh2l.compiled import Compiled
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData
 from dh2l.errors import Diverged, UserError
 from dh2l.evaluation import Evaluator
-from dh2l.models import N_FEATURES, ResNet, build_model
+from dh2l.network import build_network
 from dh2l.objective import Objective
 from dh2l.optimizer import learning_rate, make_optimizer
 from dh2l.results import EpochResult, History, TrainResult
 from dh2l.step import Replayed, Step
-from dh2l.tree import ClassTree
-
-
-def build_network(config: TrainConfig, tree: ClassTree, in_channels: int) -> ResNet:
-    """The network of a config, initialised from its seed.
-
-    Backbone and classifier draw from streams of their own: the arms of a study start from the same
-    backbone.
-    """
-    head = generator("classifier", config.seed)
-    classifier: PlainClassifier | HierarchicalClassifier
-    if config.hierarchical:
-        classifier = HierarchicalClassifier(
-            tree,
-            N_FEATURES,
-            centres=config.centres,
-            centre_scale=config.centre_scale,
-            radius=config.radius,
-            radius_ratio=config.radius_ratio,
-            outer_radius_factor=config.outer_radius_factor,
-            generator=head,
-        )
-    else:
-        classifier = PlainClassifier(N_FEATURES, tree.n_classes, head)
-    return build_model(
-        config.model,
-        in_channels=in_channels,
-        classifier=classifier,
-        shortcut=config.shortcut,
-        generator=generator("backbone", config.seed),
-    )
+from dh2l.weights import channel_statistics, with_weights_hash
 
 
 @contextmanager
@@ -123,7 +92,7 @@ def train(
     manifest = data.manifest
     if config.data_hash not in ("", manifest.data_hash) or config.tree_hash not in ("", manifest.tree_hash):
         raise UserError(f"the data set {config.dataset} was prepared anew since this trial was planned; plan again")
-    config = config.bound(manifest)
+    config = with_weights_hash(config.bound(manifest))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with arithmetic(config, threads):
         run = Training(config, data, where)
@@ -147,9 +116,9 @@ class Training:
         manifest = data.manifest
         self.config, self.device, self.tree = config, device, manifest.tree
         self.splits = make_splits(config, data, device)
-        self.normalise = Normalise(manifest.mean, manifest.std, device)
+        self.normalise = Normalise(*channel_statistics(config, manifest), device)
         self.evaluate = Evaluator(self.tree, self.normalise, device, config.precision)
-        network = build_network(config, self.tree, manifest.image_shape[2])
+        network = build_network(config, self.tree, manifest.image_shape)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.objective = Objective(config, self.network, self.tree)
         self.compiled = Compiled(self.network.features) if config.compiled else None
@@ -228,11 +197,11 @@ class Training:
         step, n = self.step, len(self.splits.train)
         step.begin(epoch, rate)
         if self.replayed is None:
-            for size in self.batches.sizes:
+            for size in self.batches:
                 step(size)
         else:
             with self.replayed.epoch():
-                for size in self.batches.sizes:
+                for size in self.batches:
                     self.replayed(size)
         bad = step.first_bad.tolist()
         if min(bad) < step.NEVER:
@@ -272,12 +241,13 @@ class Training:
     def result(self) -> TrainResult:
         """What the finished trial leaves."""
         assert self.predictions_last is not None  # noqa: S101 at least one epoch has run
-        best = self.predictions_best
+        best, test = self.predictions_best, self.splits.test
         vectors = self.network.classifier.spheres().weight.detach()
         return TrainResult(
             history=self.history,
             predictions_last=self.predictions_last.numpy().astype(np.int64),
             predictions_best=None if best is None else best.numpy().astype(np.int64),
+            labels=test.labels[test.index].cpu().numpy().astype(np.int64),
             vectors=vectors.float().cpu().numpy(),
             parameters=sum(parameter.numel() for parameter in self.network.parameters()),
             attempts=self.attempts,

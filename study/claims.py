@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -35,6 +36,8 @@ class Claim(BaseModel):
     epoch: int = 0
     epochs: int = 0
     validation_accuracy: float | None = None
+    config: dict[str, Any] = {}
+    """The trial's config: a claim that outlives its owner says what was begun."""
 
 
 class ClaimedElsewhere(Exception):
@@ -58,6 +61,11 @@ class Claims:
         except (OSError, ValidationError):
             return None
 
+    def everyone(self) -> dict[str, Claim]:
+        """All claims, dead or alive, by the identity of their trial."""
+        claims = {path.stem: self.read(path.stem) for path in sorted(self.folder.glob("*.json"))}
+        return {identity: claim for identity, claim in claims.items() if claim is not None}
+
     def alive(self, identity: str) -> Claim | None:
         """A trial's claim if its owner still lives."""
         claim = self.read(identity)
@@ -77,8 +85,8 @@ class Claims:
         return claim if age < SILENT_S else None
 
     @contextmanager
-    def hold(self, identity: str, epochs: int) -> Iterator["Holder"]:
-        """Claim a trial for as long as the context lasts.
+    def hold(self, identity: str, epochs: int, config: dict[str, Any] | None = None) -> Iterator["Holder"]:
+        """Claim a trial for as long as the context lasts, and note its config.
 
         Raises:
             ClaimedElsewhere: another live process holds it.
@@ -86,7 +94,12 @@ class Claims:
         self.folder.mkdir(parents=True, exist_ok=True)
         path, process = self.path(identity), psutil.Process()
         claim = Claim(
-            host=socket.gethostname(), pid=process.pid, born=process.create_time(), token=uuid4().hex, epochs=epochs
+            host=socket.gethostname(),
+            pid=process.pid,
+            born=process.create_time(),
+            token=uuid4().hex,
+            epochs=epochs,
+            config=config or {},
         )
         with FileLock(self.folder / ".lock"):
             owner = self.alive(identity)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher as RaySearcher
 
 from dh2l.config import TrainConfig
+from dh2l.data import read_manifest
 from dh2l.errors import UserError
 from dh2l.plugins import Plugin
 from dh2l.results import EpochResult
@@ -33,7 +35,7 @@ from study.interrupt import Interrupt
 from study.observer import Observer
 from study.places import Places
 from study.records import Failure, Record, RecordStore
-from study.searcher import Searcher
+from study.searcher import Outcome, Searcher
 from study.space import Scheduler
 
 RETRIES = 2
@@ -67,7 +69,8 @@ def with_measured_share(
     Raises:
         UserError: there is no GPU, or a trial cannot be measured.
     """
-    config, threads = packing.heaviest(configs), max(1, int(resources.cpus))
+    config = packing.heaviest(configs, cache(lambda name: read_manifest(name, places.data).image_shape))
+    threads = max(1, int(resources.cpus))
 
     def measured(most: int) -> tuple[int, list[packing.Sample]] | str:
         try:
@@ -93,24 +96,20 @@ def with_measured_share(
 
 def run_on_ray(
     searcher: Searcher,
-    n_trials: int,
     places: Places,
     resources: Resources,
     observer: Observer,
     *,
     scheduler: Scheduler | None = None,
-    group_of: Callable[[str], str] = str,
 ) -> bool:
     """Train what a searcher suggests, several trials at a time.
 
     Args:
         searcher: gives configs until it has none.
-        n_trials: the most that it will give.
         places: where records and data lie; on a cluster, folders that every node sees.
         resources: what one trial gets.
         observer: told of every epoch and record, in this process.
-        scheduler: early stopping, among the trials of one group.
-        group_of: group of a trial by its identity: a cell of the table.
+        scheduler: early stopping, among the trials of one of the searcher's groups.
 
     Returns:
         Whether the user interrupted it.
@@ -135,8 +134,8 @@ def run_on_ray(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=_Suggestions(searcher),
-                scheduler=_PerGroup(scheduler, group_of) if scheduler else FIFOScheduler(),
-                num_samples=n_trials,
+                scheduler=_PerGroup(scheduler, searcher.group) if scheduler else FIFOScheduler(),
+                num_samples=searcher.limit,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
@@ -276,8 +275,8 @@ class _Suggestions(_NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyp
         return {"identity": config.identity, "config": config.model_dump()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        score = None if error or not result else result.get("validation_accuracy")
-        self._searcher.tell(self._identities[trial_id], score)
+        outcome: Outcome = "failed" if error or not result else result.get("state") or "stopped"
+        self._searcher.tell(self._identities[trial_id], outcome)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing to save: what is left to do follows from the records."""

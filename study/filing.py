@@ -70,7 +70,7 @@ def best_epoch(history: History, name: str) -> int | None:
 
 
 def arrays_of(history: History, result: TrainResult | None = None) -> dict[str, np.ndarray]:
-    """What is filed beside a record: ``history.<metric>`` per epoch, predictions on the test set, vectors."""
+    """What is filed beside a record: ``history.<metric>`` per epoch, predictions on the test set, labels, vectors."""
     arrays: dict[str, np.ndarray] = {
         f"history.{name}": np.array([math.nan if value is None else value for value in values])
         for name, values in history.items()
@@ -79,6 +79,7 @@ def arrays_of(history: History, result: TrainResult | None = None) -> dict[str, 
         arrays["predictions.last"] = result.predictions_last.astype(np.uint16)
         if result.predictions_best is not None:
             arrays["predictions.best_validation"] = result.predictions_best.astype(np.uint16)
+        arrays["labels"] = result.labels.astype(np.uint16)
         arrays["vectors"] = result.vectors
     return arrays
 

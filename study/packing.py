@@ -19,6 +19,7 @@ from typing import Any
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
+from dh2l.names import MODELS
 from dh2l.plugins import Plugin
 
 WORTH = 1.1
@@ -75,9 +76,28 @@ def choose(measure: Callable[[int], Sample], most: int) -> tuple[int, list[Sampl
     return next(s.trials for s in samples if s.images_per_s * WORTH >= best), samples
 
 
-def heaviest(configs: list[TrainConfig]) -> TrainConfig:
-    """Of a plan's configs the one whose network is deepest and its batch largest; images of one size are assumed."""
-    return max(configs, key=lambda c: (int("".join(filter(str.isdigit, c.model))), c.batch_size, c.precision != "bf16"))
+def heaviest(configs: list[TrainConfig], image_shape: Callable[[str], tuple[int, int, int]]) -> TrainConfig:
+    """Of a plan's configs the one whose steps compute most at a time; of equals, one that is not in bf16.
+
+    Args:
+        configs: what will be trained.
+        image_shape: height, width and channels of a data set's images, by its name.
+    """
+
+    def weight(config: TrainConfig) -> tuple[float, bool]:
+        height, width, _ = image_shape(config.dataset)
+        images = min(config.batch_size, config.micro_batch or config.batch_size)
+        return images * height * width * _per_pixel(config.model), config.precision != "bf16"
+
+    return max(configs, key=weight)
+
+
+def _per_pixel(name: str) -> float:
+    """Multiplications of a model's forward pass per pixel of an image, roughly; a user's are taken to be resnet50's."""
+    model = MODELS[name]
+    if model.build == MODELS["resnet20"].build:  # a layer of a CIFAR network: 9·16² on all pixels, 9·32² on a quarter
+        return 2304.0 * model.depth
+    return {"resnet18": 1.8e9 / 224**2}.get(name, 4.1e9 / 224**2)
 
 
 def side_by_side(
@@ -159,7 +179,7 @@ def _steps(training: Any) -> Iterator[int]:
     """Training steps without end, as images each."""
     for epoch in count(1):
         training.step.begin(epoch, training.config.lr)
-        for size in training.batches.sizes:
+        for size in training.batches:
             (training.replayed or training.step)(size)
             yield size
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -22,9 +22,10 @@ PLAIN_S = 30.0
 class RunProgress:
     """Shows done, running and failed trials, the time left, and the best validation accuracy so far."""
 
-    def __init__(self, console: Console, done: int, configs: dict[str, TrainConfig], missing: list[str]) -> None:
-        self._console, self._configs = console, configs
-        self._epochs_left = {identity: configs[identity].epochs for identity in missing}
+    def __init__(self, console: Console, done: int, total: int, missing: Iterable[TrainConfig]) -> None:
+        self._console, self._total = console, total
+        self._epochs = {config.identity: config.epochs for config in missing}
+        self._epochs_left = dict(self._epochs)
         self._running: dict[str, EpochResult | None] = {}
         self._done_before = done
         self._outcomes: dict[str, str] = {}
@@ -40,7 +41,7 @@ class RunProgress:
             TextColumn("{task.fields[eta]}"),
             console=console,
         )
-        self._task = self._bar.add_task("trials", total=len(configs), completed=done, eta="")
+        self._task = self._bar.add_task("trials", total=total, completed=done, eta="")
         self._live: Live | None = None
 
     @contextmanager
@@ -56,6 +57,7 @@ class RunProgress:
     def started(self, config: TrainConfig) -> None:
         """A trial has begun."""
         self._running[config.identity] = None
+        self._epochs[config.identity] = config.epochs
 
     def epoch(self, config: TrainConfig, result: EpochResult) -> None:
         """A trial has finished an epoch."""
@@ -90,7 +92,7 @@ class RunProgress:
         style = {"done": "green", "stopped": "yellow"}.get(record.state, "red")
         number = self._done_before + len(self._outcomes)
         self._console.print(
-            f"\\[{number}/{len(self._configs)}] [{style}]{record.state}[/{style}] {record.identity}: {escape(line)}"
+            f"\\[{number}/{self._total}] [{style}]{record.state}[/{style}] {record.identity}: {escape(line)}"
         )
 
     def note(self, sentence: str) -> None:
@@ -108,7 +110,7 @@ class RunProgress:
             validation = metrics.get("validation_accuracy")
             table.add_row(
                 identity,
-                f"{result.epoch}/{self._configs[identity].epochs}",
+                f"{result.epoch}/{self._epochs[identity]}",
                 f"{metrics['train_loss']:.3f}",
                 "" if validation is None else f"{100 * validation:.2f}%",
                 f"{metrics['images_per_s']:.0f}",

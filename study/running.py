@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from dh2l.config import TrainConfig
 from study.observer import Observer
 from study.places import Places
-from study.searcher import PlanSearcher
-from study.selection import needed_stopped
-from study.states import Standing, State, standing
+from study.plan import Plan, any_point
+from study.records import RecordStore
+from study.searcher import PlanSearcher, Searcher
+from study.selection import choose, needed_stopped
+from study.standing import standing
+from study.states import Standing, State
 
 if TYPE_CHECKING:
     from study.cluster import Resources
@@ -37,7 +40,7 @@ def missing_trials(now: Standing) -> list[TrainConfig]:
     missing = now.missing
     if now.plan.file.study.scheduler:
         missing = [i for i in missing if now.states[i] is not State.STOPPED] or needed_stopped(now)
-    return [now.plan.configs[identity] for identity in missing]
+    return [now.plan.config(identity) for identity in missing]
 
 
 def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None) -> None:
@@ -53,7 +56,7 @@ def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer,
 def run_plan(
     now: Standing, places: Places, resources: "Resources", observer: Observer, *, measure_share: bool = False
 ) -> bool:
-    """Train what a plan misses through Ray, each trial once; then stopped ones without which a cell has no winner.
+    """Train what a study misses through Ray, each trial once; stage by stage, until a round leaves nothing to do.
 
     Args:
         now: the plan and where it stands.
@@ -67,23 +70,53 @@ def run_plan(
     """
     from study.cluster import run_on_ray, with_measured_share
 
-    plan, tried = now.plan, set[str]()
-    if measure_share and (missing := missing_trials(now)):
-        resources = with_measured_share(resources, missing, places, observer)
-    cell_of = {i: f"{c.row} {c.arm} {c.column}" for c in plan.cells for k in c.candidates for i in k.trials}
-    while configs := [config for config in missing_trials(now) if config.identity not in tried]:
-        tried |= {config.identity for config in configs}
-        finishing = all(now.states[config.identity] is State.STOPPED for config in configs)
-        scheduler = None if finishing else plan.file.study.scheduler
-        if run_on_ray(
-            PlanSearcher(configs),
-            len(configs),
-            places,
-            resources,
-            observer,
-            scheduler=scheduler,
-            group_of=cell_of.__getitem__,
-        ):
+    if measure_share and (configs := typical_trials(now)):
+        resources = with_measured_share(resources, configs, places, observer)
+    tried, searched = set[str](), False
+    while True:
+        missing = [config for config in missing_trials(now) if config.identity not in tried]
+        if not missing and (searched or not unsearched(now.plan)):
+            return False
+        searcher = _searcher(now, missing, places, search=not searched)
+        searched = True
+        tried |= {config.identity for config in missing}
+        finishing = all(now.states[config.identity] is State.STOPPED for config in missing) and not unsearched(now.plan)
+        scheduler = None if finishing else now.plan.file.study.scheduler
+        if run_on_ray(searcher, places, resources, observer, scheduler=scheduler):
             return True
-        now = standing(plan, places)
-    return False
+        now = standing(now.plan, places)
+
+
+def trials_to_come(now: Standing) -> int:
+    """The trials that a run may train beside those of the standing: of candidates to search, of choices to confirm."""
+    study = now.plan.file.study
+    searched = unsearched(now.plan) * len(study.seeds)
+    fresh = len(study.confirm.seeds) if study.confirm else 0
+    return searched + fresh * sum(choose(cell, now).candidate is None for cell in now.plan.cells)
+
+
+def unsearched(plan: Plan) -> int:
+    """How many candidates searchers may still try."""
+    return sum(max(0, (cell.budget or 0) - len(cell.candidates)) for cell in plan.cells)
+
+
+def typical_trials(now: Standing) -> list[TrainConfig]:
+    """What a run will train, with one trial for each cell whose candidates are not known yet."""
+    pairs = zip(now.plan.cells, now.plan.specs, strict=True)
+    seed = now.plan.file.study.seeds[0]
+    unknown = [spec.config(any_point(spec), seed) for cell, spec in pairs if (cell.budget or 0) > len(cell.candidates)]
+    return [*missing_trials(now), *unknown]
+
+
+def _searcher(now: Standing, missing: list[TrainConfig], places: Places, *, search: bool) -> Searcher:
+    groups = {
+        identity: f"{cell.row} {cell.arm} {cell.column}"
+        for cell in now.plan.cells
+        for candidate in cell.candidates
+        for identity in (*candidate.trials, *candidate.confirmations)
+    }
+    if not search or not unsearched(now.plan):
+        return PlanSearcher(missing, groups)
+    from study.search import OptunaSearcher
+
+    return OptunaSearcher(now, missing, groups, RecordStore(places.trials).read)

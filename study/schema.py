@@ -5,7 +5,8 @@ from typing import Any
 from dh2l.config import TrainConfig
 from dh2l.names import METRICS
 from dh2l.registry import REGULARISERS, regulariser_fields, regulariser_of
-from study.space import ARMS, OWN_KEYS, Study
+from study.arms import ARMS
+from study.space import OWN_KEYS, Study
 
 
 def study_schema() -> dict[str, Any]:

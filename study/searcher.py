@@ -1,31 +1,47 @@
 """What comes next: a searcher gives trials one by one and takes back what became of them."""
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol
 
 from dh2l.config import TrainConfig
 
+Outcome = Literal["done", "stopped", "diverged", "failed"]
+
 
 class Searcher(Protocol):
-    """The one interface by which grids and searches drive the trials."""
+    """The one interface by which grids and searches drive the trials.
+
+    Attributes:
+        limit: the most trials that it will give.
+    """
+
+    limit: int
 
     def suggest(self) -> TrainConfig | None:
         """The next trial's config, or None where there is none left."""
 
-    def tell(self, identity: str, score: float | None) -> None:
-        """Take back a trial's validation accuracy; None where it has none."""
+    def tell(self, identity: str, outcome: Outcome) -> None:
+        """Take back how a trial ended; the record of one that is done has been filed."""
+
+    def group(self, identity: str) -> str:
+        """The cell of a trial that it gave: trials of one are compared while they train."""
 
 
 class PlanSearcher:
     """Gives a plan's missing trials in their order: grids and draws are known beforehand."""
 
-    def __init__(self, missing: Iterable[TrainConfig]) -> None:
-        self._left = deque(missing)
+    def __init__(self, missing: Iterable[TrainConfig], groups: Mapping[str, str]) -> None:
+        self._left, self._groups = deque(missing), groups
+        self.limit = len(self._left)
 
     def suggest(self) -> TrainConfig | None:
         """The plan's next missing trial."""
         return self._left.popleft() if self._left else None
 
-    def tell(self, identity: str, score: float | None) -> None:
+    def tell(self, identity: str, outcome: Outcome) -> None:
         """Nothing to learn: what a plan tries does not depend on results."""
+
+    def group(self, identity: str) -> str:
+        """The trial's cell; of several the last."""
+        return self._groups[identity]

@@ -14,26 +14,51 @@ LOST = (State.DIVERGED, State.STOPPED)
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What the rule says of a cell's candidates.
+
+    Attributes:
+        candidate: the one that it chose, or the only one; None where there is no winner.
+        score: mean over seeds of what the rule compares, a fraction; None where nothing was compared.
+        tied: how many other candidates have the same score.
+        problem: what keeps the cell from a winner; empty where nothing does.
+    """
+
+    candidate: Candidate | None
+    score: float | None = None
+    tied: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class CellResult:
     """One cell, evaluated.
 
     Attributes:
         cell: the cell.
-        selected: the candidate that the rule selected, or the only one; None where there is no winner.
-        score: mean over seeds of what the rule compares, a fraction; None where nothing was compared.
-        tied: how many other candidates have the same score.
-        records: the finished trials of the selected candidate, in the order of the seeds.
-        planned: number of seeds.
+        choice: which of its candidates stands for it.
+        records: the finished trials that the cell shows, in the order of their seeds.
+        planned: number of these seeds.
+        confirmed: whether they are trials on fresh seeds and the full training set, after the choice.
         problem: what keeps the cell from a winner or from its full n; empty where nothing does.
     """
 
     cell: Cell
-    selected: Candidate | None
-    score: float | None
-    tied: int
+    choice: Choice
     records: tuple[Record, ...]
     planned: int
+    confirmed: bool
     problem: str
+
+    @property
+    def selected(self) -> Candidate | None:
+        """The candidate that stands for the cell."""
+        return self.choice.candidate
+
+    @property
+    def chosen_on_these(self) -> bool:
+        """Whether the trials that are shown chose the configuration too, so that their mean flatters it."""
+        return len(self.cell.candidates) > 1 and not self.confirmed
 
     def accuracies(self, study: Study) -> list[float]:
         """Test accuracies in percent, at the epoch that the study reports."""
@@ -49,39 +74,55 @@ def reported(record: Record, study: Study) -> Scores:
     return chosen
 
 
-def evaluate_cell(cell: Cell, standing: Standing) -> CellResult:
-    """Select among a cell's candidates by the study's rule and collect the winner's trials.
+def choose(cell: Cell, standing: Standing) -> Choice:
+    """Select among a cell's candidates by the study's rule.
 
     A candidate's score is its mean over the search seeds of the validation accuracy (rule
     `best_validation`: at the last epoch, or at the best one on validation where the study reports that),
     or of the test accuracy (rule `oracle`). A candidate with a diverged
-    or stopped seed was tried and loses. While a trial of any candidate is failed or missing there is no
-    winner. Equal scores: the candidate that the study lists first.
+    or stopped seed was tried and loses. While a trial of any candidate is failed or missing, or a searcher has not
+    tried as many as it may, there is no winner. Equal scores: the candidate that the study lists first.
     """
-    study, records = standing.plan.file.study, standing.found.records
-    states = {identity: standing.states[identity] for c in cell.candidates for identity in c.trials}
-    planned = len(study.seeds)
-
-    def finished(candidate: Candidate) -> tuple[Record, ...]:
-        return tuple(records[i] for i in candidate.trials if states[i] is State.DONE)
-
-    if len(cell.candidates) == 1:
-        only = cell.candidates[0]
-        return CellResult(cell, only, None, 0, finished(only), planned, _problem(states, only.trials))
-    problem = _problem({i: s for i, s in states.items() if s not in LOST}, list(states))
-    if problem:
-        return CellResult(cell, None, None, 0, (), planned, problem)
+    states = standing.states
+    if cell.budget is None and len(cell.candidates) == 1:
+        return Choice(cell.candidates[0])
+    trials = [identity for candidate in cell.candidates for identity in candidate.trials]
+    unfinished = _problem({i: states[i] for i in trials if states[i] not in LOST}, trials)
+    if cell.budget is not None and len(cell.candidates) < cell.budget:
+        unfinished = ", ".join(
+            [f"searched ({len(cell.candidates)} of {cell.budget})", *[unfinished] * bool(unfinished)]
+        )
+    if unfinished:
+        return Choice(None, problem=unfinished)
     complete = [c for c in cell.candidates if all(states[i] is State.DONE for i in c.trials)]
     if not complete:
-        return CellResult(cell, None, None, 0, (), planned, _problem(states, list(states)))
+        return Choice(None, problem=_problem(states, trials))
     # Rounded, for equal counts of right answers must tie however their fractions add up.
-    scores = [round(statistics.fmean(_score(record, study) for record in finished(c)), 12) for c in complete]
+    scores = [round(mean_score(candidate, standing), 12) for candidate in complete]
     best = scores.index(max(scores))
-    tied = scores.count(scores[best]) - 1
-    return CellResult(cell, complete[best], scores[best], tied, finished(complete[best]), planned, "")
+    return Choice(complete[best], scores[best], scores.count(scores[best]) - 1)
 
 
-def _score(record: Record, study: Study) -> float:
+def mean_score(candidate: Candidate, standing: Standing) -> float:
+    """What the rule compares, of a candidate whose trials are all done: a fraction."""
+    study, records = standing.plan.file.study, standing.found.records
+    return statistics.fmean(score(records[identity], study) for identity in candidate.trials)
+
+
+def evaluate_cell(cell: Cell, standing: Standing) -> CellResult:
+    """Choose a cell's configuration and collect the trials that it shows: the choice's, or those that confirm it."""
+    study, choice = standing.plan.file.study, choose(cell, standing)
+    seeds = study.confirm.seeds if study.confirm else study.seeds
+    confirmed = study.confirm is not None
+    if choice.candidate is None:
+        return CellResult(cell, choice, (), len(seeds), confirmed, choice.problem)
+    shown = choice.candidate.confirmations if confirmed else choice.candidate.trials
+    records = tuple(standing.found.records[i] for i in shown if standing.states[i] is State.DONE)
+    return CellResult(cell, choice, records, len(seeds), confirmed, _problem(standing.states, shown))
+
+
+def score(record: Record, study: Study) -> float:
+    """What the rule compares, of one finished trial: a fraction."""
     if study.rule == "oracle":
         return reported(record, study).test_accuracy
     # Never at the best epoch on test, whatever the table shows: the test set would choose.

@@ -1,8 +1,6 @@
 """What a study file may say: fixed config, rows × columns, seeds, searched axes, the rule that selects."""
 
-import hashlib
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,12 +16,10 @@ from pydantic import (
 )
 
 from dh2l.config import TrainConfig
-from dh2l.errors import UserError, unknown_name
-from dh2l.explain import Finding, findings
+from dh2l.errors import unknown_name
 from dh2l.names import METRICS
-from dh2l.registry import REGULARISERS, regulariser_fields, regulariser_of
-from study.places import shipped_studies
-from study.yaml12 import Document, parse_value
+from dh2l.registry import regulariser_fields
+from study.arms import arm_problem, exists_in, needed_parts
 
 
 def _plain(value: Any) -> Any:
@@ -40,54 +36,10 @@ def _plain(value: Any) -> Any:
 
 Value = Annotated[Any, AfterValidator(_plain)]
 
-ARMS = ("baseline", "baseline+l2", "E", "H", "H0", "E+H", "E+H0")
-"""The arms of the paper, and the two (H0) that it lacks. Registered regularisers are arms too, alone or with these."""
 
-CONDITIONS: dict[str, tuple[str, ...]] = {
-    "metric": ("E", "H"),
-    "conv_metric": ("E",),
-    "lambda_e": ("E",),
-    "lambda_l": ("H",),
-    "lambda_c1": ("H",),
-    "lambda_c2": ("H",),
-    "lambda_c3": ("H",),
-    "lambda_o": ("H",),
-}
-"""The parts of an arm, of which one must be there for a field to exist: no λe without E, no λl or λc without H."""
-
-
-def arm_problem(arm: str) -> str:
-    """Why a text is no arm, as a sentence; empty where it is one."""
-    if arm in ARMS:
-        return ""
-    parts = arm.split("+")
-    order = ["E", "H", "H0", *REGULARISERS]
-    if not set(parts) <= set(order):
-        near = [*ARMS, *REGULARISERS, *(f"{base}+{name}" for base in ARMS[2:] for name in REGULARISERS)]
-        return unknown_name("arm", arm, [*ARMS, *REGULARISERS] if "+" not in arm else near)
-    sorted_parts = sorted(set(parts), key=order.index)
-    if {"H", "H0"} <= set(parts):
-        return f"arm {arm} has both H and H0, which is H without its regulariser; keep one"
-    return "" if parts == sorted_parts else f"arm {arm} is written {'+'.join(sorted_parts)}"
-
-
-def arm_settings(arm: str) -> dict[str, Value]:
-    """What an arm fixes in the config."""
-    if arm == "baseline":
-        return {"weight_decay": 0.0}
-    return {"classifier": "hierarchical"} if {"H", "H0"} & set(arm.split("+")) else {}
-
-
-def needed_parts(field: str) -> tuple[str, ...]:
-    """The parts of an arm, of which one must be there for a field to exist; empty for a field that all arms have."""
-    owner = regulariser_of(field)
-    return (owner,) if owner else CONDITIONS.get(field, ())
-
-
-def exists_in(field: str, arm: str) -> bool:
-    """Whether a config field means anything in an arm."""
-    parts = needed_parts(field)
-    return not parts or bool(set(parts) & set(arm.split("+")))
+def _plain_or_several(value: Any) -> Any:
+    """A value of a config field, or a list of them."""
+    return [_plain(one) for one in value] if isinstance(value, list) else _plain(value)
 
 
 OWN_KEYS = ("seed", "data_hash", "tree_hash", "weights_hash", "regularisers")
@@ -120,6 +72,8 @@ class _Part(BaseModel):
 class Axis(_Part):
     """Values of one searched field, in Ray Tune's words. Exactly one of the four is given."""
 
+    when: dict[ConfigKey, Annotated[Any, AfterValidator(_plain_or_several)]] = {}
+    """The axis is there only where other fields, searched or fixed, have this value or one of these."""
     grid: list[Value] | None = Field(default=None, min_length=1)
     """Each of these values, crossed with every other axis."""
     choice: list[Value] | None = Field(default=None, min_length=1)
@@ -131,7 +85,7 @@ class Axis(_Part):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set - {"when"}) != 1:
             raise ValueError("an axis is exactly one of grid, choice, uniform and loguniform")
         for kind in ("uniform", "loguniform"):
             bounds = getattr(self, kind)
@@ -140,6 +94,18 @@ class Axis(_Part):
                     f"{kind}: {list(bounds)} must be two rising bounds" + (" above 0" * (kind == "loguniform"))
                 )
         return self
+
+    @property
+    def values(self) -> list[Value] | None:
+        """The values of a grid or choice; None for a range of numbers."""
+        return self.grid if self.grid is not None else self.choice
+
+    def holds(self, value: Value) -> bool:
+        """Whether the axis can take a value."""
+        if self.values is not None:
+            return value in self.values
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        return isinstance(value, (int, float)) and low <= value <= high
 
 
 Axes = dict[ConfigKey, Axis]
@@ -220,10 +186,42 @@ class Scheduler(_Part):
     """ASHA keeps one in this many at each rung."""
 
 
+class Search(_Part):
+    """An Optuna search over the axes of each cell that has some, instead of every combination."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Tree-structured Parzen estimator, or random."""
+    trials: int = Field(ge=1)
+    """Configurations that are tried in each cell, each with every seed."""
+    objectives: list[Literal["validation_accuracy", "total_violation"]] = Field(
+        default=["validation_accuracy"], min_length=1, max_length=2
+    )
+    """What is optimised, as means over the seeds: validation accuracy, and the sum of the constraints' violations."""
+
+    @model_validator(mode="after")
+    def _accuracy_first(self) -> Self:
+        if self.objectives[0] != "validation_accuracy" or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives are {self.objectives}, but must be [validation_accuracy] or "
+                "[validation_accuracy, total_violation]"
+            )
+        return self
+
+
 def _once_each(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds are {seeds}, but each may stand only once")
     return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_once_each)]
+
+
+class Confirmation(_Part):
+    """The second stage: each cell's configuration, chosen or given, trained anew on the full training set."""
+
+    seeds: Seeds = Field(min_length=1)
+    """Fresh seeds, none of them among the study's `seeds`."""
 
 
 def _named_once(columns: list[Column]) -> list[Column]:
@@ -238,6 +236,8 @@ class Study(_Part):
 
     title: str = Field(min_length=1)
     """One line: what is compared."""
+    extends: str | None = None
+    """A study, shipped or a path from this file's folder, whose keys hold where this file has none; `config` merges."""
     reproduces: str = ""
     """Which of the paper's tables, under which protocol."""
     expected: str = ""
@@ -252,8 +252,10 @@ class Study(_Part):
     """The table's rows."""
     columns: Annotated[list[Column], AfterValidator(_named_once)] = Field(min_length=1)
     """The table's columns."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_once_each)] = Field(min_length=1)
-    """Trial seeds, the same for every cell."""
+    seeds: Seeds = Field(min_length=1)
+    """Trial seeds, the same for every cell; with `confirm` those that choose."""
+    confirm: Confirmation | None = None
+    """Train what was chosen anew, on the full training set and fresh seeds; the table shows these trials."""
     search: Axes = {}
     """Searched axes; each applies to the arms in which its field exists."""
     samples: int = Field(default=1, ge=1)
@@ -264,85 +266,25 @@ class Study(_Part):
     """Selection among a cell's candidates: mean validation accuracy, or (chosen on test) mean test accuracy."""
     accuracy: Literal["last", "best_validation", "oracle"] = "last"
     """The epoch whose test accuracy the table shows: the last, the best on validation, or (oracle) the best on test."""
+    searcher: Search | None = None
+    """Search the axes by Optuna; by default every combination is tried."""
     scheduler: Scheduler | None = None
     """Early stopping; none by default."""
 
-
-class StudyFile:
-    """A study with its name and the file it came from.
-
-    Attributes:
-        name: the file's stem, with `@key=value` for every override; letters, digits and `.,_+-@=` alone.
-        study: its content.
-        document: the file, for the places of mistakes.
-    """
-
-    def __init__(self, path: Path, overrides: dict[str, Any] | None = None) -> None:
-        """Read and validate a study file.
-
-        Raises:
-            UserError: one line per mistake: file, place, value and remedy.
-        """
-        self.document = Document(path)
-        values = dict(self.document.values)
-        for key, value in (overrides or {}).items():
-            if key in Study.model_fields:
-                values[key] = value
-            elif isinstance(config := values.get("config") or {}, dict):
-                values["config"] = {**config, key: value}
-        self.overrides = dict(sorted((overrides or {}).items()))
-        self.name = _short_name([_word(path.stem), *(f"{_word(k)}={_word(v)}" for k, v in self.overrides.items())])
-        try:
-            self.study = Study.model_validate(values)
-        except ValidationError as error:
-            raise UserError(
-                "\n".join(f"{self.place(f.location)}: {_hinted(f)}" for f in findings(error, Study))
-            ) from None
-
-    def place(self, location: tuple[int | str, ...]) -> str:
-        """Where a value came from: a place in the file, or the command line."""
-        key = location[1] if location[:1] == ("config",) and len(location) > 1 else location[0] if location else None
-        return f"--set {key}" if key in self.overrides else self.document.place(location)
-
-
-def _hinted(finding: Finding) -> str:
-    """The sentence; for a config field that stands beside `config`, where it belongs."""
-    location = finding.location
-    if len(location) == 1 and location[0] not in Study.model_fields and location[0] in config_keys():
-        return f"{location[0]} is a field of a trial's config: put it under `config:`"
-    return finding.sentence
-
-
-def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
-    """The study of a shipped name or a path, with ``key=value`` overrides.
-
-    Raises:
-        UserError: no such study, or a mistake in it.
-    """
-    shipped = shipped_studies()
-    path = shipped.get(name) or Path(name)
-    try:
-        known = path.is_file()
-    except OSError:  # a name too long for any file
-        known = False
-    if not known:
-        raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
-    values = {}
-    for override in overrides or []:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {override!r} must read key=value, for instance --set epochs=2")
-        values[key.strip()] = parse_value(text)
-    return StudyFile(path, values)
-
-
-def _word(value: Any) -> str:
-    """A value as part of a name that is also a folder."""
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
-
-
-def _short_name(words: list[str]) -> str:
-    """The words joined; cut and given a hash where that is too long for a folder."""
-    name = "@".join(words)
-    return name if len(name) <= 100 else f"{name[:80]}@{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.confirm is None:
+            return self
+        if both := sorted(set(self.seeds) & set(self.confirm.seeds)):
+            raise ValueError(
+                f"seeds {both} both choose and confirm, but only seeds that chose nothing are fresh: confirm on others"
+            )
+        if self.rule == "oracle":
+            raise ValueError(
+                "rule: oracle chooses on the test set, so nothing can be confirmed on it; leave confirm out"
+            )
+        if self.accuracy != "last":
+            raise ValueError(f"confirm trains without validation set and reports accuracy: last, not {self.accuracy}")
+        if self.config.get("protocol", "validated") != "validated":
+            raise ValueError("confirm trains on the full training set after choosing on a part: leave protocol out")
+        return self

@@ -1,13 +1,13 @@
 """The state of every trial of a plan, derived from what lies on disk."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from study.claims import Claims
-from study.places import Places
 from study.plan import Plan
-from study.records import Findings, RecordStore
+from study.records import Findings
 
 
 class State(StrEnum):
@@ -35,7 +35,7 @@ class Standing:
 
     Attributes:
         plan: the plan.
-        states: by identity, in the plan's order.
+        states: by identity, in the plan's order: the trials that choose, then those that confirm what is chosen.
         found: the records, and what is wrong with some.
     """
 
@@ -54,11 +54,10 @@ class Standing:
         return [identity for identity, state in self.states.items() if state not in SETTLED]
 
 
-def standing(plan: Plan, places: Places) -> Standing:
-    """Read records and claims, and derive the state of every trial."""
-    found, claims = RecordStore(places.trials).read(plan.configs), Claims(places.claims)
+def trial_states(identities: Iterable[str], found: Findings, claims: Claims) -> dict[str, State]:
+    """The state of every trial, derived from records and claims."""
     states = {}
-    for identity in plan.configs:
+    for identity in identities:
         record = found.records.get(identity)
         if identity in found.conflicts:
             states[identity] = State.CONFLICT
@@ -70,4 +69,4 @@ def standing(plan: Plan, places: Places) -> Standing:
             states[identity] = State(record.state)
         else:
             states[identity] = State.STALE if claims.read(identity) else State.PLANNED
-    return Standing(plan, states, found)
+    return states

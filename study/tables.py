@@ -32,9 +32,9 @@ def cell_frame(standing: Standing) -> pd.DataFrame:
 
     Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
     percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
-    `difference` (ours less the paper's, points); `candidates` tried; `selected` (the searched fields'
-    values, as JSON; of `tied` others with the same score, the first listed) and `score` (what the rule
-    compared, percent); `problem`; `note` on the printed
+    `difference` (ours less the paper's, points; only where ours, as theirs, were trained on the full training set);
+    `candidates` tried; `selected` (the searched fields' values, as JSON; of `tied` others with the same score, the
+    first listed) and `score` (what the rule compared, percent); `problem`; `note` on the printed
     number; `commits` and `hardware` behind the cell, separated by semicolons.
     """
     study = standing.plan.file.study
@@ -46,6 +46,7 @@ def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
     accuracies = result.accuracies(study)
     mean = statistics.fmean(accuracies) if accuracies else None
     printed = cell.printed.accuracy if cell.printed else None
+    alike = comparable(result, study)
     return {
         "row": cell.row,
         "arm": cell.arm,
@@ -55,16 +56,21 @@ def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
         "accuracy": mean,
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "paper": printed,
-        "difference": mean - printed if mean is not None and printed is not None else None,
+        "difference": mean - printed if mean is not None and printed is not None and alike else None,
         "candidates": len(cell.candidates),
         "selected": json.dumps(result.selected.values) if result.selected else "",
-        "tied": result.tied,
-        "score": None if result.score is None else 100 * result.score,
+        "tied": result.choice.tied,
+        "score": None if result.choice.score is None else 100 * result.choice.score,
         "problem": result.problem,
         "note": cell.printed.note if cell.printed else "",
         "commits": _joined(commit for record in result.records for commit in _commits(record.provenance)),
         "hardware": _joined(name for record in result.records for name in _machines(record.provenance)),
     }
+
+
+def comparable(result: CellResult, study: Study) -> bool:
+    """Whether a cell was trained as the paper's numbers were: on the full training set, reported at the last epoch."""
+    return study.accuracy == "last" and all(record.config["protocol"] == "paper" for record in result.records)
 
 
 def _commits(provenance: Provenance) -> list[str]:
@@ -95,18 +101,26 @@ def cells_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
     """What every rendered table says of itself: protocol, rule, seeds, commits, hardware."""
     study = plan.file.study
+    configs = [*plan.configs.values(), *plan.confirmations.values()]
     protocols = sorted({config.protocol for config in plan.configs.values()})
-    data = sorted({f"{c.dataset} ({c.data_hash[:8]})" for c in plan.configs.values()})
+    data = sorted({f"{c.dataset} ({c.data_hash[:8]})" for c in configs})
     searched = frame["candidates"].max() > 1
+    seeds = study.confirm.seeds if study.confirm else study.seeds
     lines = [
         f"Test accuracy in percent, {EPOCHS[study.accuracy]}; mean ± sample standard deviation over seeds "
-        f"{', '.join(map(str, study.seeds))}.",
-        f"Protocol: {', '.join(protocols)}. "
+        f"{', '.join(map(str, seeds))}.",
+        f"Protocol: {', '.join(protocols) or 'paper'}. "
         + (
             f"Selection: {RULES[study.rule]}." if searched else "Nothing is selected: every cell has one configuration."
         ),
         f"Data: {', '.join(data)}. Commit: {_all(frame['commits'])}. Hardware: {_all(frame['hardware'])}.",
     ]
+    if study.confirm:
+        lines.insert(
+            1,
+            "Confirmed: these are trials on fresh seeds and the full training set"
+            + (f", after a choice on seeds {', '.join(map(str, study.seeds))}." if searched else "."),
+        )
     if plan.file.overrides:
         lines.append("Changed from the file: " + ", ".join(f"{k}={v}" for k, v in plan.file.overrides.items()) + ".")
     return lines

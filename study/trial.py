@@ -42,7 +42,10 @@ def run_trial(
     store, claims = RecordStore(places.trials), Claims(places.claims)
     while True:
         try:
-            with claims.hold(config.identity, config.epochs) as claim, freed_memory_kept():
+            with (
+                claims.hold(config.identity, config.epochs, config.model_dump(mode="json")) as claim,
+                freed_memory_kept(),
+            ):
                 known = store.get(config.identity, places.set_aside)
                 if known is not None and known.settled:
                     shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)

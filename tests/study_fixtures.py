@@ -15,8 +15,9 @@ from study.cli import main
 from study.places import Places
 from study.plan import Plan, make_plan
 from study.records import Failure, Provenance, Record, RecordStore, Scores
-from study.space import StudyFile
-from study.states import Standing, standing
+from study.standing import standing
+from study.states import Standing
+from study.studyfile import StudyFile
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,9 +1,11 @@
 """Batches: splits, order, augmentation, normalisation."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,39 +26,115 @@ from dh2l.batches import (
 from dh2l.data import stratified_split
 
 CPU = torch.device("cpu")
+Image = npt.NDArray[np.uint8]
 
 
 def numbered(n: int) -> Split:
     """Images of 4 × 4 pixels that show their own number, out of a file twice as long."""
     images = torch.arange(2 * n, dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 4, 1).contiguous()
-    return Split(images, torch.arange(2 * n) * 10, torch.arange(2 * n)[::2])
+    return Split.of(images, torch.arange(2 * n) * 10, torch.arange(2 * n)[::2])
+
+
+def of_sizes(sizes: list[tuple[int, int]], channels: int, output: tuple[int, int]) -> tuple[Split, list[Image]]:
+    """Random images of these sizes as a part, in an order of its own, and as arrays."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(1, 256, (*size, channels), dtype=np.uint8) for size in sizes]
+    area = np.array([height * width for height, width in sizes])
+    split = Split(
+        pixels=torch.from_numpy(np.concatenate([image.reshape(-1, channels) for image in images])),
+        start=torch.from_numpy(area.cumsum() - area),
+        size=torch.tensor(sizes),
+        labels=torch.arange(len(sizes)) * 10,
+        index=torch.arange(len(sizes)).flip(0),
+        output=output,
+    )
+    return split, images
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    height=st.integers(1, 6),
-    width=st.integers(1, 6),
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
+    output=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     channels=st.integers(1, 3),
-    padding=st.integers(0, 7),
-    n=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
 def test_crop_and_flip_is_pad_cut_mirror_of_each_image(
-    height: int, width: int, channels: int, padding: int, n: int, seed: int
+    sizes: list[tuple[int, int]], output: tuple[int, int], channels: int, seed: int
 ) -> None:
-    rng = np.random.default_rng(seed)
-    images = rng.integers(1, 256, (3, height, width, channels), dtype=np.uint8)
-    index = rng.integers(0, 3, n)
-    offset = rng.integers(0, 2 * padding + 1, (n, 2))
+    split, images = of_sizes(sizes, channels, output)
+    rng, n, margin = np.random.default_rng(seed), 5, 8
+    chosen = rng.integers(0, len(sizes), n)
+    corner = rng.integers(-margin, margin, (n, 2))
     flip = rng.integers(0, 2, n).astype(np.bool_)
-    found = crop_and_flip(
-        torch.from_numpy(images), torch.from_numpy(index), torch.from_numpy(offset), torch.from_numpy(flip), padding
-    )
+    found = crop_and_flip(split, torch.from_numpy(chosen), torch.from_numpy(corner), torch.from_numpy(flip))
     assert found.dtype == torch.uint8
     for i in range(n):
-        padded = np.pad(images[index[i]], ((padding, padding), (padding, padding), (0, 0)))
-        crop = padded[offset[i, 0] : offset[i, 0] + height, offset[i, 1] : offset[i, 1] + width]
+        padded = np.pad(images[chosen[i]], ((margin, 2 * margin), (margin, 2 * margin), (0, 0)))
+        row, column = corner[i] + margin
+        crop = padded[row : row + output[0], column : column + output[1]]
         np.testing.assert_array_equal(found[i].numpy(), crop[:, ::-1] if flip[i] else crop)
+
+
+SIZES = [(6, 9), (5, 5), (12, 5), (7, 8)]
+
+
+def test_plain_batches_are_the_centres_of_images_of_many_sizes() -> None:
+    split, images = of_sizes(SIZES, 3, (5, 4))
+    found, labels = (torch.cat(parts) for parts in zip(*plain_batches(split, 3), strict=True))
+    assert labels.tolist() == [30, 20, 10, 0]
+    for crop, image in zip(found, reversed(images), strict=True):
+        row, column = (image.shape[0] - 5) // 2, (image.shape[1] - 4) // 2
+        np.testing.assert_array_equal(crop.numpy(), image[row : row + 5, column : column + 4])
+
+
+def test_a_random_crop_of_an_image_without_padding_lies_in_it_and_reaches_every_corner() -> None:
+    split, images = of_sizes([(6, 9)], 1, (5, 4))
+    many = replace(split, index=torch.zeros(2000, dtype=torch.int64))
+    ((found, _),) = epoch_batches(many, batch_size=2000, padding=0, flip=False, seed=0, epoch=1)
+    crops = {
+        images[0][row : row + 5, column : column + 4].tobytes(): (row, column)
+        for row, column in product(range(2), range(6))
+    }
+    counts = Counter(crops[crop.numpy().tobytes()] for crop in found)
+    assert len(counts) == 12
+    assert all(abs(count - 2000 / 12) < 5 * (2000 / 12) ** 0.5 for count in counts.values())
+
+
+def test_batches_that_are_staged_are_the_same_and_lie_in_one_place() -> None:
+    """As where pixels stay in the host's memory: a recorded step finds every batch where the first one lay."""
+    split, _ = of_sizes(SIZES, 3, (5, 4))
+    direct, staged = (
+        TrainBatches(split, batch_size=3, padding=1, flip=True, seed=0, staged=staged) for staged in (False, True)
+    )
+    position, places = torch.zeros((), dtype=torch.int64), set()
+    for epoch in (1, 2):
+        position.zero_()
+        for batches in (direct, staged):
+            batches.begin(epoch)
+        for size in staged:
+            images, labels = staged.at(position, size)
+            places.add((images.data_ptr(), labels.data_ptr()))
+            assert all(map(torch.equal, (images, labels), direct.at(position, size)))
+            position += size
+        assert position == len(SIZES)
+    assert len(places) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_a_gpu_cannot_spare_stays_with_the_host_and_gives_the_same_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, found = torch.device("cuda"), []
+    for spared in (0.6, 0.0):
+        monkeypatch.setattr("dh2l.batches.SPARED", spared)
+        split = make_splits(tiny_config(), tiny(), device).train
+        assert split.pixels.device.type == ("cuda" if spared else "cpu")
+        batches = epoch_batches(split, batch_size=8, padding=1, flip=True, seed=0, epoch=1)
+        found.append([(images.cpu(), labels.cpu()) for images, labels in batches])
+    for (images, labels), (others, other_labels) in zip(*found, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
 
 
 def labels_in_order(split: Split, seed: int, epoch: int, *, batch_size: int = 4, padding: int = 1) -> list[int]:
@@ -95,7 +173,7 @@ def test_an_epoch_begun_again_lies_where_the_one_before_lay() -> None:
     batches.begin(2)
     second = batches.at(torch.tensor(0), 4)
     assert places == [t.data_ptr() for t in vars(batches).values() if torch.is_tensor(t)]
-    assert len(places) == 4
+    assert len(places) == 5
     assert not torch.equal(first[1], second[1])
 
 
@@ -108,7 +186,7 @@ def test_an_image_keeps_its_label(padding: int, flip: bool) -> None:
 def test_plain_batches_are_the_parts_images_in_order() -> None:
     split = numbered(5)
     images, labels = (torch.cat(parts) for parts in zip(*plain_batches(split, 2), strict=True))
-    assert torch.equal(images, split.images[::2])
+    assert torch.equal(images, split.pixels.reshape(-1, 4, 4, 1)[::2])
     assert labels.tolist() == [0, 20, 40, 60, 80]
 
 
@@ -116,7 +194,7 @@ def test_crops_and_mirrors_occur_equally_often() -> None:
     """Padding 1 gives nine places, mirrored or not, each with probability 1/18."""
     image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 3, 3, 1)
     n = 9000
-    split = Split(image.expand(n, -1, -1, -1), torch.zeros(n, dtype=torch.int64), torch.arange(n))
+    split = Split.of(image.expand(n, -1, -1, -1), torch.zeros(n, dtype=torch.int64), torch.arange(n))
     ((images, _),) = epoch_batches(split, batch_size=n, padding=1, flip=True, seed=0, epoch=1)
     counts = Counter(tuple(row) for row in images.reshape(n, 9).tolist())
     assert len(counts) == 18
@@ -125,7 +203,7 @@ def test_crops_and_mirrors_occur_equally_often() -> None:
 
 def test_without_flip_and_padding_images_are_untouched() -> None:
     rows = torch.arange(40 * 9, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(40, 3, 3, 1)
-    split = Split(rows, torch.arange(40), torch.arange(40))
+    split = Split.of(rows, torch.arange(40), torch.arange(40))
     for images, labels in epoch_batches(split, batch_size=16, padding=0, flip=False, seed=0, epoch=1):
         assert torch.equal(images, rows[labels])
     for images, labels in epoch_batches(split, batch_size=16, padding=0, flip=True, seed=0, epoch=1):
@@ -172,7 +250,7 @@ def test_the_validated_protocol_holds_the_stratified_split_out() -> None:
     assert splits.validation.index.tolist() == validation.tolist()
     assert len(splits.train) + len(splits.validation) == len(data.train_y)
     assert splits.test.index.tolist() == list(range(len(data.test_y)))
-    np.testing.assert_array_equal(splits.test.images.numpy(), data.test_x)
+    np.testing.assert_array_equal(splits.test.pixels.numpy(), data.test_x.reshape(-1, 3))
     np.testing.assert_array_equal(splits.validation.labels.numpy(), data.train_y)
 
 

@@ -18,7 +18,7 @@ from study.places import Places, shipped_studies
 from study.plan import Plan, make_plan
 from study.progress import RunProgress, duration
 from study.records import RecordStore
-from study.space import StudyFile, find_study
+from study.studyfile import StudyFile, find_study
 from study.yaml12 import Document
 
 ONE_EPOCH = SMALL.replace("epochs: 2", "epochs: 1")
@@ -358,7 +358,7 @@ def test_a_failure_s_message_is_shown_as_it_is(
     message = "no such file: [/tmp/x] [red] :x:"
     record = record.model_copy(update={"failure": record.failure.model_copy(update={"message": message})})
     by_identity = {c.identity: c for c in configs}
-    progress = RunProgress(console, 0, by_identity, list(by_identity))
+    progress = RunProgress(console, 0, len(by_identity), by_identity.values())
     progress.started(config)
     progress.filed(record)
     assert capsys.readouterr().out == f"[1/4] failed {config.identity}: {message}\n"
@@ -369,7 +369,7 @@ def test_a_trial_that_was_stopped_and_finished_later_is_counted_once(
 ) -> None:
     config, *_ = configs = list(plan_of(study, cli.places).configs.values())
     by_identity = {c.identity: c for c in configs}
-    progress = RunProgress(console, 3, by_identity, [config.identity])
+    progress = RunProgress(console, 3, len(by_identity), [config])
     for record in (unfinished(config, "stopped"), done(config, 90)):
         progress.started(config)
         progress.filed(record)

@@ -14,7 +14,8 @@ import pytest
 from data_fixtures import TorchvisionFiles, random_split, write_cifar100, write_folders
 from PIL import Image
 
-from dh2l.data import load, prepare, prepared, read_manifest, sources, verify
+from dh2l.data import cifar as cifar_reader
+from dh2l.data import load, prepare, prepared, read_manifest, verify
 from dh2l.errors import DataError, UserError
 
 TRAIN, TEST = random_split(3, seed=0), random_split(2, seed=1)
@@ -39,8 +40,8 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchvisionFiles:
     files = write_cifar100(tmp_path / "torchvision", CIFAR_TRAIN, CIFAR_TEST)
     for key in ("train_list", "test_list", "meta"):
         monkeypatch.setattr(CIFAR100, key, getattr(files, key))
-    complete = sources.Complete(n_train=9, n_test=6, n_classes=3, n_groups=2)
-    monkeypatch.setitem(sources.COMPLETE, "cifar100", complete)
+    complete = cifar_reader.Complete(n_train=9, n_test=6, n_classes=3, n_groups=2)
+    monkeypatch.setitem(cifar_reader.COMPLETE, "cifar100", complete)
     return files
 
 
@@ -113,7 +114,7 @@ def test_cifar_means_the_complete_data_set(images: Path, root: Path) -> None:
 def test_cifar10_from_folders_drops_their_super_classes(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sources.COMPLETE, "cifar10", sources.Complete(9, 6, 3, None))
+    monkeypatch.setitem(cifar_reader.COMPLETE, "cifar10", cifar_reader.Complete(9, 6, 3, None))
     manifest = prepare("cifar10", root, source=write_folders(tmp_path / "i", CIFAR_TRAIN, CIFAR_TEST))
     assert manifest.classes == (("cod",), ("oak",), ("ray",))
 
@@ -248,7 +249,7 @@ def test_sizes_that_differ_are_named_and_size_makes_them_one(images: Path, root:
         prepare("own", root, source=images)
     assert str(error.value) == (
         f"all images must have the same size, but {images}/train/fish/cod/000.png has 8×8 pixels "
-        f"and {other} 16×12; --size N makes all of them N×N"
+        f"and {other} 16×12; --size N makes all of them N×N, and --shorter-side N keeps their proportions"
     )
     assert prepare("own", root, source=images, size=6).image_shape == (6, 6, 3)
     assert [255, 0, 0] in load("own", root).test_x[:2, 0, 0].tolist()
@@ -265,6 +266,19 @@ def test_a_truncated_image_is_named(images: Path, root: Path) -> None:
     file.write_bytes(b"no image")
     with pytest.raises(DataError, match=rf"{file} is not an image"):
         prepare("own", root, source=images)
+
+
+@pytest.mark.parametrize(("size", "shorter_side"), [(8, None), (None, 8)])
+def test_every_damaged_image_is_named_up_to_twenty(
+    images: Path, root: Path, size: int | None, shorter_side: int | None
+) -> None:
+    oak = images / "train" / "trees" / "oak"
+    for i in range(22):
+        (oak / f"bad{i:02d}.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        prepare("own", root, source=images, size=size, shorter_side=shorter_side)
+    named = [f"{oak}/bad{i:02d}.png is not an image, whatever its name says; replace or remove it" for i in range(20)]
+    assert str(error.value) == f"22 of 37 images cannot be used: {'; '.join(named)}; and 2 more"
 
 
 def test_an_image_with_too_many_pixels_or_too_many_bits_is_named(
@@ -327,6 +341,12 @@ def test_arguments_that_cannot_be_are_refused(images: Path, root: Path) -> None:
         ),
         ({"name": "digits", "size": 8}, "takes no --size"),
         ({"name": "own", "source": images, "size": 0}, "at least 1"),
+        ({"name": "own", "source": images, "size": 8, "shorter_side": 8}, "goes with neither --shorter-side nor"),
+        ({"name": "own", "source": images, "crop": 8}, "go together: --shorter-side 256 --crop 224"),
+        ({"name": "own", "source": images, "shorter_side": 8, "crop": 9}, "at most the shorter side, 8, but is 9"),
+        ({"name": "own", "source": images, "shorter_side": 0}, "but is 1"),
+        ({"name": "cifar10", "crop": 8}, "takes no --shorter-side and no --crop"),
+        ({"name": "cub200", "size": 8}, "takes no --size, but --shorter-side and --crop"),
         ({"name": "digits", "crop_padding": -1}, "must not be negative"),
     ):
         with pytest.raises(UserError, match=message):
@@ -464,6 +484,6 @@ def replace_name(manifest: dict[str, object]) -> dict[str, object]:
 def test_a_mistaken_count_of_super_classes_is_no_complete_cifar(
     cifar: TorchvisionFiles, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sources.COMPLETE, "cifar100", replace(sources.COMPLETE["cifar100"], n_groups=3))
+    monkeypatch.setitem(cifar_reader.COMPLETE, "cifar100", replace(cifar_reader.COMPLETE["cifar100"], n_groups=3))
     with pytest.raises(DataError, match=r"in 3 groups.* in 2 groups"):
         prepare("cifar100", root, source=cifar.folder)

@@ -33,7 +33,7 @@ def case(tree: ClassTree, n: int, part: slice = slice(None)) -> tuple[Table, Spl
     number = torch.arange(n)
     images = torch.stack([number // 256, number % 256], dim=1).to(torch.uint8).reshape(n, 1, 2, 1)
     labels = torch.randint(tree.n_classes, (n,), generator=generator)
-    return Table(torch.randn(n, tree.n_classes, generator=generator) * 2), Split(images, labels, number[part])
+    return Table(torch.randn(n, tree.n_classes, generator=generator) * 2), Split.of(images, labels, number[part])
 
 
 def evaluator(tree: ClassTree) -> Evaluator:

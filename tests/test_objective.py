@@ -24,9 +24,8 @@ from dh2l.constraints import level_violations
 from dh2l.energy import energy
 from dh2l.errors import UserError
 from dh2l.metrics import clamped_pairs, pairwise_penalty
-from dh2l.models import ResNet
+from dh2l.network import Network, build_network
 from dh2l.objective import Loss, Objective, Vectors
-from dh2l.trainer import build_network
 from dh2l.tree import ClassTree
 
 Row = npt.NDArray[np.float64]
@@ -85,7 +84,7 @@ ARMS: dict[str, tuple[dict[str, Any], ClassTree]] = {
 }
 
 
-def expected_values(config: TrainConfig, network: ResNet, initial: ResNet, tree: ClassTree) -> dict[str, float]:
+def expected_values(config: TrainConfig, network: Network, initial: Network, tree: ClassTree) -> dict[str, float]:
     """What an epoch must report of a network, by plain loops."""
     values = {}
     W = network.classifier.spheres().weight
@@ -121,9 +120,9 @@ def test_an_epoch_reports_the_double_loops_values_on_the_weights_it_ends_with(ar
     _, result = run(config, data, tmp_path)
     state = checkpoint.load(tmp_path, config.bound(data.manifest).identity)
     assert state is not None
-    network, initial = build_network(config, tree, 3), build_network(config, tree, 3)
+    network, initial = build_network(config, tree, (8, 8, 3)), build_network(config, tree, (8, 8, 3))
     network.load_state_dict(state["network"])
-    assert not torch.equal(network.conv.weight, initial.conv.weight)
+    assert not torch.equal(network.conv_weights()[0], initial.conv_weights()[0])
     expected = expected_values(config, network, initial, tree)
     prefixes = ("energy_", "r_p_", "r_c_", "violation_", "centre_")
     found = {name: history[-1] for name, history in result.history.items() if name.startswith(prefixes)}
@@ -139,26 +138,26 @@ LABELS = (0, 2, 3, 0, 2, 3, 3, 0)
 """UNBALANCED's classes a and c of group p, and d of group r; b, e, f and g are not seen."""
 
 
-def network_of(values: dict[str, Any], tree: ClassTree = UNBALANCED) -> ResNet:
-    return build_network(tiny_config(**values), tree, 3)
+def network_of(values: dict[str, Any], tree: ClassTree = UNBALANCED) -> Network:
+    return build_network(tiny_config(**values), tree, (8, 8, 3))
 
 
 def loss_of(
-    network: ResNet, values: dict[str, Any], tree: ClassTree = UNBALANCED, labels: tuple[int, ...] = LABELS
+    network: Network, values: dict[str, Any], tree: ClassTree = UNBALANCED, labels: tuple[int, ...] = LABELS
 ) -> Loss:
     images = torch.randn(len(labels), 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with one_thread():
         return Objective(tiny_config(**values), network, tree)(images, torch.tensor(labels))
 
 
-def gradients(network: ResNet, values: dict[str, Any], tree: ClassTree = UNBALANCED) -> dict[str, Tensor]:
+def gradients(network: Network, values: dict[str, Any], tree: ClassTree = UNBALANCED) -> dict[str, Tensor]:
     network.zero_grad()
     with one_thread():
         loss_of(network, values, tree).total.backward()  # type: ignore[no-untyped-call]
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
 
 
-def touched(network: ResNet, values: dict[str, Any]) -> dict[str, set[int]]:
+def touched(network: Network, values: dict[str, Any]) -> dict[str, set[int]]:
     """Names of the parameters whose gradient the regularisers change at all, with the rows that they change."""
     parameterisation = ("classifier", "centres", "radius")
     bare = gradients(network, {name: values[name] for name in parameterisation if name in values})
@@ -389,7 +388,7 @@ def test_the_constraints_come_as_hinge_square_or_augmented_lagrangian() -> None:
 # Registered regularisers.
 
 
-def rows_of(network: ResNet, scope: str) -> list[Row]:
+def rows_of(network: Network, scope: str) -> list[Row]:
     """The layers of a scope as matrices of rows in float64."""
     layers = [weight.detach().double().flatten(1).numpy() for weight in network.conv_weights()]
     classifier = network.classifier.spheres().weight.detach().double().numpy()

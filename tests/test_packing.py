@@ -13,8 +13,10 @@ from study_fixtures import CommandLine
 from dh2l.config import TrainConfig
 from dh2l.data import read_manifest
 from dh2l.errors import UserError
+from dh2l.names import MODELS, Model
 from study.packing import Sample, choose, heaviest, side_by_side
 
+Values = dict[str, Any]
 GPU = 80.0
 """Capacity of the device in these tests."""
 
@@ -51,11 +53,39 @@ def test_of_about_equal_numbers_the_smallest_is_taken() -> None:
     assert choose(lambda n: Sample(n, speeds[n], n, GPU), 8)[0] == 2
 
 
-def test_the_deepest_network_at_the_largest_batch_is_the_heaviest() -> None:
-    settings = [("resnet20", 512, "fp32"), ("resnet110", 64, "fp32"), ("resnet110", 512, "bf16")]
-    settings.append(("resnet110", 512, "fp32"))
-    configs = [TrainConfig.parse({"model": m, "batch_size": b, "precision": p}) for m, b, p in settings]
-    assert heaviest(configs) is configs[3]
+SHAPES = {"cifar100": (32, 32, 3), "cub200": (224, 224, 3), "digits": (8, 8, 1)}
+"""Image shapes by data set."""
+
+
+@pytest.mark.parametrize(
+    ("lighter", "heavier"),
+    [
+        ({"batch_size": 256}, {"batch_size": 512}),
+        ({"model": "resnet20"}, {"model": "resnet110"}),
+        ({"model": "resnet18"}, {"model": "resnet50"}),
+        ({"model": "resnet18"}, {"model": "resnet110"}),  # of images of one size
+        ({"precision": "bf16"}, {"precision": "fp32"}),
+        ({"micro_batch": 64}, {"micro_batch": 128}),
+        ({"micro_batch": 64}, {}),
+        ({"dataset": "digits"}, {"dataset": "cifar100"}),
+        # The batches of the paper: CIFAR-100's is larger, but CUB200's pixels are many more.
+        ({"model": "resnet110", "batch_size": 512}, {"model": "resnet18", "batch_size": 256, "dataset": "cub200"}),
+        ({"model": "resnet20", "batch_size": 512}, {"model": "resnet50", "micro_batch": 16, "dataset": "cub200"}),
+    ],
+)
+def test_the_trial_that_computes_most_at_a_time_is_the_heaviest(lighter: Values, heavier: Values) -> None:
+    configs = [TrainConfig.parse({"dataset": "cifar100", **values}) for values in (lighter, heavier)]
+    assert heaviest(configs, SHAPES.__getitem__) is configs[1]
+    assert heaviest(configs[::-1], SHAPES.__getitem__) is configs[1]
+
+
+def test_a_users_model_is_taken_to_be_as_heavy_as_resnet50(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "mine", Model("mine", lambda request: request))
+    configs = [
+        TrainConfig.parse({"dataset": "cub200", "model": name, "batch_size": batch})
+        for name, batch in (("resnet50", 31), ("mine", 32), ("resnet18", 64))
+    ]
+    assert heaviest(configs, SHAPES.__getitem__) is configs[1]
 
 
 def test_trials_are_really_trained_side_by_side(digits: Path) -> None:

@@ -10,7 +10,7 @@ from dh2l.errors import UserError
 from study.paper import PrintedNumber
 from study.places import shipped_studies
 from study.plan import Plan, make_plan
-from study.space import StudyFile, find_study
+from study.studyfile import StudyFile, find_study
 
 
 def refused(folder: Path, text: str, overrides: dict[str, object] | None = None) -> str:
@@ -183,9 +183,9 @@ def test_an_override_of_what_rows_columns_or_axes_set_is_refused(tmp_path: Path)
     ("row", "is_arm", "needs"),
     [
         ("{arm: E, metric: cosine}", "baseline+l2", "lambda_e above 0"),
-        ("{arm: H, metric: cosine}", "H0", "lambda_l (or a lambda_c) above 0"),
-        ("{arm: E+H, metric: cosine, set: {lambda_e: 1}}", "E+H0", "lambda_l (or a lambda_c) above 0"),
-        ("{arm: E+H0, metric: cosine, set: {lambda_e: 1, lambda_l: 1}}", "E+H", "lambda_l and lambda_c of 0"),
+        ("{arm: H, metric: cosine}", "H0", "lambda_l (or a lambda_c, or lambda_o) above 0"),
+        ("{arm: E+H, metric: cosine, set: {lambda_e: 1}}", "E+H0", "lambda_l (or a lambda_c, or lambda_o) above 0"),
+        ("{arm: E+H0, metric: cosine, set: {lambda_e: 1, lambda_l: 1}}", "E+H", "lambda_l, lambda_c and lambda_o of 0"),
         ("{arm: baseline+l2, set: {lambda_e: 1, metric: cosine}}", "E", "no other regulariser"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from study_fixtures import CommandLine, clean_environment, command, done, write_study
+from tiny_data import EH, run, tiny_config
 
 from dh2l import plugins, registry
 from dh2l.config import TrainConfig
@@ -107,6 +108,36 @@ def test_a_class_may_be_a_model_and_a_partial_a_penalty(tmp_path: Path) -> None:
     )
     plugin = plugins.load(str(plugin_file(tmp_path, text)))
     assert MODELS["small"].source == METRICS["cubed"].source == plugin.hash
+
+
+MODEL = """\
+from torch import nn
+
+from dh2l.registry import model
+
+
+@model("small")
+class Small(nn.Module):
+    n_features = 5
+
+    def __init__(self, request):
+        super().__init__()
+        self.conv = nn.Conv2d(request.in_channels, 5, 3)
+
+    def forward(self, images):
+        return self.conv(images).relu().mean(dim=(2, 3))
+"""
+
+
+def test_a_users_model_trains_with_every_regulariser_and_its_source_is_part_of_the_trial(tmp_path: Path) -> None:
+    first = plugins.load(str(plugin_file(tmp_path, MODEL)))
+    plugins.load(str(plugin_file(tmp_path, name="penalties.py")))
+    config = tiny_config(**{**EH, "metric": "sharp"}, model="small", lambda_spread=0.1)
+    assert config.canonical()["sources"]["small"] == first.hash
+    _, result = run(config)
+    assert result.vectors.shape == (7, 5)
+    assert result.parameters == 3 * 5 * 9 + 5 + (7 + 4) * 5
+    assert {"energy_conv", "r_p_2", "regulariser_spread"} <= result.history.keys()
 
 
 @pytest.mark.parametrize("package", [False, True])

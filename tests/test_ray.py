@@ -19,8 +19,9 @@ from study.plan import Plan, make_plan
 from study.records import RecordStore
 from study.running import run_here
 from study.selection import evaluate_cell
-from study.space import find_study
-from study.states import Standing, State, standing
+from study.standing import standing
+from study.states import Standing, State
+from study.studyfile import find_study
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own queries

@@ -8,7 +8,7 @@ from torch import nn
 from typer.main import get_command
 
 from study.cli import app
-from study.space import StudyFile
+from study.studyfile import StudyFile
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -45,7 +45,7 @@ def winner(result: CellResult) -> float:
 def test_the_highest_mean_validation_accuracy_wins_whatever_the_test_accuracies_are(tmp_path: Path) -> None:
     result, now = outcome(tmp_path, [[(99, 50), (99, 52)], [(1, 51), (1, 53)], [(99, 90), (99, 10)]])
     assert winner(result) == 1
-    assert result.score == pytest.approx(0.52)
+    assert result.choice.score == pytest.approx(0.52)
     assert result.accuracies(now.plan.file.study) == [1, 1]
 
 
@@ -86,7 +86,7 @@ def test_of_equal_scores_the_candidate_that_the_study_lists_first_wins(tmp_path:
 )
 def test_while_a_trial_is_failed_or_missing_there_is_no_winner(tmp_path: Path, ended: Outcome, problem: str) -> None:
     result, now = outcome(tmp_path, [[(90, 90), (90, 90)], [(80, 80), ended], [(70, 70), (70, 70)]])
-    assert (result.selected, result.score, result.problem) == (None, None, problem)
+    assert (result.selected, result.choice.score, result.problem) == (None, None, problem)
     assert result.accuracies(now.plan.file.study) == []
 
 
@@ -122,7 +122,7 @@ def test_the_rule_oracle_selects_on_the_test_set(tmp_path: Path) -> None:
     outcomes: list[list[Outcome]] = [[(50, 99), (50, 99)], [(60, 1), (60, 1)], [(55, 50), (55, 50)]]
     result, _ = outcome(tmp_path, outcomes, SEARCHED + "rule: oracle\n")
     assert winner(result) == 1
-    assert result.score == pytest.approx(0.6)
+    assert result.choice.score == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_selection_never_looks_at_the_best_epoch_on_test_whatever_the_table_repo
 def test_a_cell_of_one_candidate_selects_nothing_and_shows_the_seeds_that_are_there(tmp_path: Path) -> None:
     text = SEARCHED.replace("[0.1, 1, 10]", "[1]").replace("[0, 1]", "[0, 1, 2, 3]")
     result, now = outcome(tmp_path, [[(90, 1), None, "failed", "diverged"]], text)
-    assert (result.score, result.planned) == (None, 4)
+    assert (result.choice.score, result.planned) == (None, 4)
     assert result.accuracies(now.plan.file.study) == [90]
     assert result.problem == "diverged (1 of 4), failed (1 of 4), missing (1 of 4)"
 
@@ -187,4 +187,4 @@ def test_a_tie_goes_to_the_candidate_listed_first_and_is_said(tmp_path: Path) ->
     percent = [100 * right / 143 for right in (137, 141, 139)]
     result, _ = outcome(tmp_path, [[(1, percent[2])] * 2, [(2, percent[0]), (2, percent[1])], [(3, 1), (3, 1)]])
     assert winner(result) == 0.1
-    assert result.tied == 1
+    assert result.choice.tied == 1

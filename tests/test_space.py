@@ -10,9 +10,11 @@ from study_fixtures import SEARCHED, SMALL, write_study
 
 from dh2l.errors import UserError
 from dh2l.names import METRICS
+from study.arms import ARMS, CONDITIONS
 from study.places import shipped_studies
 from study.schema import study_schema
-from study.space import ARMS, CONDITIONS, OWN_KEYS, Axis, StudyFile, config_keys, find_study
+from study.space import OWN_KEYS, Axis, config_keys
+from study.studyfile import StudyFile, find_study
 from study.yaml12 import Document
 
 

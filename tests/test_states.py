@@ -16,7 +16,8 @@ from study.places import Places
 from study.plan import Plan
 from study.records import RecordStore
 from study.running import Shard, missing_trials
-from study.states import State, standing
+from study.standing import standing
+from study.states import State
 
 
 @pytest.fixture

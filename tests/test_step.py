@@ -17,9 +17,10 @@ from torch._inductor import config as inductor
 from dh2l import step
 from dh2l.batches import Normalise, make_splits
 from dh2l.config import TrainConfig
+from dh2l.network import build_network
 from dh2l.objective import Objective
 from dh2l.step import WARM_UP, Step
-from dh2l.trainer import Training, arithmetic, build_network, train
+from dh2l.trainer import Training, arithmetic, train
 
 CPU = torch.device("cpu")
 ARMS: dict[str, dict[str, Any]] = {"baseline": {}, "E": E, "H": H, "H0": H0, "E+H": {**EH, "lambda_c2": 0.1}}
@@ -34,7 +35,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 def plain_loop(config: TrainConfig, epochs: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Losses and final parameters of a loop without any of the fast forms: SGD written out, `.item()` at each step."""
     data = tiny()
-    network = build_network(config, UNBALANCED, 3)
+    network = build_network(config, UNBALANCED, (8, 8, 3))
     objective = Objective(config, network, UNBALANCED)
     normalise = Normalise(data.manifest.mean, data.manifest.std, CPU)
     split = make_splits(config, data, CPU).train
@@ -77,7 +78,7 @@ def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> No
 def accumulating_loop(config: TrainConfig, part: int) -> dict[str, Tensor]:
     """The parameters after one epoch of plain SGD: each batch part by part, its gradients added up by hand."""
     data = tiny()
-    network = build_network(config, UNBALANCED, 3)
+    network = build_network(config, UNBALANCED, (8, 8, 3))
     objective = Objective(config, network, UNBALANCED)
     normalise = Normalise(data.manifest.mean, data.manifest.std, CPU)
     split = make_splits(config, data, CPU).train
@@ -128,7 +129,7 @@ def test_without_batch_norm_parts_change_nothing() -> None:
 def test_seen_means_the_whole_batch_also_in_parts() -> None:
     """Two classes of one sphere in different parts are a pair."""
     values = {**H, "metric": "cosine"}
-    network = build_network(tiny_config(**values), UNBALANCED, 3)
+    network = build_network(tiny_config(**values), UNBALANCED, (8, 8, 3))
     objective = Objective(tiny_config(**values), network, UNBALANCED)
     together = objective(torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 2, 2])).terms[1]
     assert objective.regularisation(torch.tensor([0, 0, 2, 2]), torch.zeros(()), torch.zeros(())).terms[1] == together
@@ -207,7 +208,7 @@ def test_the_first_step_at_which_a_term_is_not_finite_is_kept() -> None:
         assert training.step.first_bad.tolist() == [Step.NEVER] * 2
         training.step(8)
         with torch.no_grad():
-            training.network.conv.weight[0, 0, 0, 0] = torch.inf
+            training.network.conv_weights()[0][0, 0, 0, 0] = torch.inf
         training.step(8)
         training.step(8)
     assert training.step.first_bad.tolist() == [1, 1]
@@ -371,7 +372,7 @@ def test_no_step_waits_for_the_gpu(arm: str) -> None:
     training.step.begin(2, 0.05)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for size in training.batches.sizes:
+        for size in training.batches:
             training.step(size)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -29,7 +29,8 @@ from study.tables import cell_frame, save, to_markdown
 TWO_COLUMNS = """\
 title: Two columns
 paper_table: 2
-config: {metric: am}
+config: {metric: am, protocol: paper}
+rule: oracle
 columns:
   - {name: left, set: {dataset: digits, model: resnet20}}
   - {name: right, set: {dataset: cifar100, model: resnet110}}
@@ -91,7 +92,7 @@ def test_a_table_with_two_columns_and_the_paper_s_numbers_reads_word_for_word(tm
         "# Two columns\n"
         "\n"
         "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1, 2.\n"
-        "Protocol: validated. Nothing is selected: every cell has one configuration.\n"
+        "Protocol: paper. Nothing is selected: every cell has one configuration.\n"
         "Data: cifar100 (63696661), digits (64696769). Commit: 0123456789; 0123456789+changes; ffffffffff. "
         "Hardware: a processor; another.\n"
         "\n"
@@ -255,6 +256,14 @@ def test_the_csv_has_one_line_per_cell_and_numbers_in_percent(tmp_path: Path) ->
     assert cell["hardware"] == CPU
     assert frame.iloc[0]["problem"] == "missing (3 of 3)"
     assert pd.isna(frame.iloc[0]["accuracy"])
+
+
+def test_what_was_trained_on_a_part_of_the_training_set_is_not_set_against_the_paper(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TWO_COLUMNS.replace(", protocol: paper", "").replace("rule: oracle\n", ""))
+    records = [done(trial(plan, 1, seed), 62) for seed in range(3)]
+    cell = cell_frame(standing_of(plan, places_in(tmp_path), records)).iloc[1]
+    assert (cell["accuracy"], cell["paper"]) == (pytest.approx(62), 62.02)
+    assert pd.isna(cell["difference"])
 
 
 def test_saving_writes_the_same_table_and_cells_to_files(tmp_path: Path) -> None:

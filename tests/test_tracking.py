@@ -17,7 +17,8 @@ from study.live import LiveView
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, RecordStore
-from study.states import Standing, standing
+from study.standing import standing
+from study.states import Standing
 from study.tables import cell_frame, to_markdown
 from study.tracking import StudyView, sync_study
 
@@ -114,7 +115,8 @@ def test_a_study_is_one_parent_one_child_per_trial_and_one_run_per_cell(tmp_path
 
 
 def test_a_cell_has_the_numbers_of_the_table(tmp_path: Path, tracked: Places) -> None:
-    text = SEARCHED.replace("{dataset: digits,", "{dataset: cifar100, model: resnet20,") + "paper_table: 2\n"
+    config = "{dataset: cifar100, model: resnet20, protocol: paper,"
+    text = SEARCHED.replace("{dataset: digits,", config) + "paper_table: 2\nrule: oracle\n"
     plan = planned(tmp_path, text)
     now = file(tracked, plan, *(done(c, 60 + c.lambda_e + c.seed, 50 + c.lambda_e) for c in plan.configs.values()))
     sync_study(now, tracked)

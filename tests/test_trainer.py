@@ -17,10 +17,11 @@ from dh2l.batches import Normalise, TrainBatches, make_splits
 from dh2l.config import TrainConfig
 from dh2l.data import load
 from dh2l.errors import Diverged, UserError
+from dh2l.network import build_network
 from dh2l.objective import Objective
 from dh2l.optimizer import learning_rate, make_optimizer
 from dh2l.results import EpochResult, TrainResult
-from dh2l.trainer import build_network, train
+from dh2l.trainer import train
 
 Values = dict[str, Any]
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_every_arm_gives_other_numbers_than_the_baseline(values: Values) -> None
 
 def test_all_arms_of_a_seed_start_from_the_same_convolutions() -> None:
     def convolutions(seed: int, values: Values) -> list[bytes]:
-        network = build_network(tiny_config(seed=seed, **values), UNBALANCED, 3)
+        network = build_network(tiny_config(seed=seed, **values), UNBALANCED, (8, 8, 3))
         return [weight.detach().numpy().tobytes() for weight in network.conv_weights()]
 
     arms: list[Values] = [{}, E, H, H0, {**E, **H, "centres": "parent", "radius": "unit"}, {**H, "centres": "mean"}]
@@ -67,7 +68,9 @@ def test_all_arms_of_a_seed_start_from_the_same_convolutions() -> None:
 
 
 def test_backbone_and_classifier_draw_from_streams_of_their_own() -> None:
-    plain = [build_network(tiny_config(seed=seed), UNBALANCED, 3).classifier.spheres().weight for seed in (0, 0, 1)]
+    plain = [
+        build_network(tiny_config(seed=seed), UNBALANCED, (8, 8, 3)).classifier.spheres().weight for seed in (0, 0, 1)
+    ]
     assert torch.equal(plain[0], plain[1])
     assert not torch.equal(plain[0], plain[2])
 
@@ -275,7 +278,7 @@ def test_the_rates_are_those_that_training_reports() -> None:
 def test_weight_decay_acts_on_weights_surfaces_and_centres_alone(values: Values, decay_batch_norm: bool) -> None:
     """D14."""
     config = tiny_config(**values, weight_decay=0.25, momentum=0.5, decay_batch_norm=decay_batch_norm)
-    network = build_network(config, UNBALANCED, 3)
+    network = build_network(config, UNBALANCED, (8, 8, 3))
     names = {parameter: name for name, parameter in network.named_parameters()}
     decays: dict[str, float] = {}
     for group in make_optimizer(config, network).param_groups:
@@ -300,7 +303,7 @@ def test_an_epoch_of_one_batch_is_one_step_of_sgd(tmp_path: Path) -> None:
     run(config, checkpoints=tmp_path)
     state = checkpoint.load(tmp_path, config.bound(data.manifest).identity)
     assert state is not None
-    network = build_network(config, UNBALANCED, 3)
+    network = build_network(config, UNBALANCED, (8, 8, 3))
     decayed = {id(p) for p in make_optimizer(config, network).param_groups[0]["params"]}
     split = make_splits(config, data, CPU).train
     ((images, labels),) = epoch_batches(split, batch_size=1000, padding=1, flip=True, seed=0, epoch=1)
@@ -433,12 +436,14 @@ def test_the_training_loss_is_the_cross_entropy_plus_the_regularisers() -> None:
 
 def test_a_result_carries_the_vectors_and_counts_the_parameters() -> None:
     _, result = run(tiny_config(**H))
-    network = build_network(tiny_config(**H), UNBALANCED, 3)
+    network = build_network(tiny_config(**H), UNBALANCED, (8, 8, 3))
     assert result.parameters == sum(p.numel() for p in network.parameters())
     assert result.vectors.shape == (7, 64)
     assert result.vectors.dtype == np.float32
     assert result.predictions_last.dtype == np.int64
     assert result.predictions_last.shape == (28,)
+    assert result.labels.dtype == np.int64
+    assert result.labels.tolist() == tiny().test_y.tolist()
 
 
 def test_an_attempt_notes_where_and_how_long_it_trained() -> None:

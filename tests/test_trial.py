@@ -23,8 +23,8 @@ from study.places import Places
 from study.plan import make_plan
 from study.records import Record, parse_record, read_arrays
 from study.selection import evaluate_cell
-from study.space import find_study
-from study.states import standing
+from study.standing import standing
+from study.studyfile import find_study
 from study.trial import drain, run_trial
 
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
@@ -327,7 +327,7 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
         now = standing(plan, cli.places)
         result = evaluate_cell(plan.cells[0], now)
         assert result.selected is not None
-        selected.append((result.selected.values, result.score))
+        selected.append((result.selected.values, result.choice.score))
         tests.append([now.found.records[identity].last for identity in plan.configs])
         arrays = [
             read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.npz") for identity in plan.configs
@@ -337,7 +337,7 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
     assert len(histories[0]) == len(histories[1]) == 4
     for truth, shuffled in zip(*histories, strict=True):
         assert set(truth) == set(shuffled) >= {"history.validation_accuracy", "history.validation_loss", "vectors"}
-        for key in truth.keys() - {"predictions.last", "predictions.best_validation"}:
+        for key in truth.keys() - {"predictions.last", "predictions.best_validation", "labels"}:
             np.testing.assert_array_equal(truth[key], shuffled[key], err_msg=key)
     for here, there in zip(*tests, strict=True):
         assert here is not None
@@ -351,8 +351,8 @@ def test_trials_of_one_node_share_the_prepared_images(digits: Path) -> None:
     config = TrainConfig(batch_size=256, epochs=1).bound(data.manifest)
     training = Training(config, data, torch.device("cpu"))
     training.train_epoch(1, 0.1)
-    assert training.splits.train.images.data_ptr() == data.train_x.ctypes.data
-    assert training.splits.test.images.data_ptr() == data.test_x.ctypes.data
+    assert training.splits.train.pixels.data_ptr() == data.train_x.ctypes.data
+    assert training.splits.test.pixels.data_ptr() == data.test_x.ctypes.data
     smaps, own = Path("/proc/self/smaps").read_text(encoding="utf-8"), dict[str, int]()
     for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
         path = Path(mapping.partition("\n")[0].split(" ")[-1])

@@ -85,8 +85,8 @@ def epoch_batches(
     """The batches of one epoch, as a step takes them."""
     batches = TrainBatches(split, batch_size=batch_size, padding=padding, flip=flip, seed=seed)
     batches.begin(epoch)
-    position = torch.zeros((), dtype=torch.int64, device=split.images.device)
-    for size in batches.sizes:
+    position = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    for size in batches:
         yield batches.at(position, size)
         position += size
 

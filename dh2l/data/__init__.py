@@ -9,19 +9,27 @@ Importing this imports neither torch nor Pillow nor scikit-learn.
 
 from dh2l.data.manifest import FileRecord, Manifest
 from dh2l.data.prepare import prepare
-from dh2l.data.sources import BUILT_IN
+from dh2l.data.registry import DATA_SETS, DataSet, register
+from dh2l.data.sources import ImageFiles, Images
 from dh2l.data.split import stratified_split
 from dh2l.data.store import PreparedData, load, prepared, read_manifest, verify
+from dh2l.data.trees import read_tree, shipped_trees
 
 __all__ = [
-    "BUILT_IN",
+    "DATA_SETS",
+    "DataSet",
     "FileRecord",
+    "ImageFiles",
+    "Images",
     "Manifest",
     "PreparedData",
     "load",
     "prepare",
     "prepared",
     "read_manifest",
+    "read_tree",
+    "register",
+    "shipped_trees",
     "stratified_split",
     "verify",
 ]

@@ -21,17 +21,21 @@ def canonical(x: Pixels, y: Labels, order: list[int]) -> tuple[Pixels, Labels]:
 
 
 def statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of each channel, as values in [0, 1].
+    """Mean and population standard deviation of each channel, as values in [0, 1]."""
+    histogram = np.zeros((x.shape[-1], 256), dtype=np.int64)
+    for images in np.array_split(x, 64):
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(images[..., channel].reshape(-1), minlength=256)
+    return moments(histogram)
+
+
+def moments(histogram: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation, as values in [0, 1], from each channel's histogram, ``(C, 256)``.
 
     Sums are exact integers, so that the result, which is hashed, is the same on every machine.
     """
     mean, std = [], []
-    for channel in range(x.shape[-1]):
-        histogram: npt.NDArray[np.int64] = sum(
-            (np.bincount(image[..., channel].reshape(-1), minlength=256) for image in np.array_split(x, 64)),
-            start=np.zeros(256, dtype=np.int64),
-        )
-        counts: list[int] = histogram.tolist()
+    for counts in histogram.tolist():
         n = sum(counts)
         total = sum(value * count for value, count in enumerate(counts))
         squares = sum(value * value * count for value, count in enumerate(counts))

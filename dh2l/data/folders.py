@@ -1,30 +1,21 @@
 """Reader of image folders: `train|test/<super-class>/<class>/<image>`, to any depth."""
 
 import os
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dh2l.data.sources import Images, Labels, Pixels, Report
+from dh2l.data.decode import N_THREADS, SUFFIXES, converted, each, opened, pixels_limited, refuse
+from dh2l.data.sources import ImageFiles, Images, Labels, Pixels, Report
 from dh2l.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 ClassPath = tuple[str, ...]
 Files = dict[ClassPath, list[Path]]
+Head = tuple[str, tuple[int, int]]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
 _GREY = frozenset({"1", "L"})
-_DEEPER = ("I", "F")  # 16 and 32 bits a pixel, "I;16" and the like: Pillow would clip them to 8 bits
 
 
 def read_folders(source: Path, *, size: int | None, resizable: bool, report: Report) -> Images:
@@ -42,24 +33,13 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
     Raises:
         DataError: a folder or file that is not as described; the message names it.
     """
-    from PIL import Image
-
-    train, test = _classes(source / "train"), _classes(source / "test")
-    for missing_in, has, lacks in (("test", train, test), ("train", test, train)):
-        if missing := sorted(set(has) - set(lacks)):
-            raise DataError(
-                f"{source / missing_in} lacks the class {'/'.join(missing[0])}; "
-                "training and test images must be of the same classes"
-            )
-    # The classes' order is fixed here, before any thread runs.
-    paths = tuple(sorted(train))
-    groups = [files[path] for files in (train, test) for path in paths]
-    report(f"reading {sum(map(len, groups)):,} images of {len(paths)} classes in {source}")
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        # Pillow only warns between its limit on pixels and twice that; here the limit holds.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        heads = [head for found in pool.map(_heads, groups) for head in found]
-        files = [file for group in groups for file in group]
+    paths, groups = _groups(source)
+    files = [file for group in groups for file in group]
+    report(f"reading {len(files):,} images of {len(paths)} classes in {source}")
+    with pixels_limited(), ThreadPoolExecutor(max_workers=N_THREADS) as pool:
+        found_heads = list(pool.map(_heads, groups))
+        refuse([sentence for _, damaged in found_heads for sentence in damaged], len(files))
+        heads = [head for found, _ in found_heads for head in found]
         mode = "L" if all(mode in _GREY for mode, _ in heads) else "RGB"
         width, height = heads[0][1]
         if size is not None:
@@ -70,13 +50,17 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
                     raise DataError(
                         f"all images must have the same size, but {files[0]} has {width}×{height} pixels "
                         f"and {file} {other_width}×{other_height}"
-                        + ("; --size N makes all of them N×N" if resizable else "")
+                        + (
+                            "; --size N makes all of them N×N, and --shorter-side N keeps their proportions"
+                            if resizable
+                            else ""
+                        )
                     )
         x: Pixels = np.empty((len(files), height, width, 1 if mode == "L" else 3), dtype=np.uint8)
         ends = np.cumsum([len(group) for group in groups])
         parts = np.split(x, ends[:-1])
-        for _ in pool.map(lambda group, part: _decode(group, mode, size is not None, part), groups, parts):
-            pass
+        damaged = pool.map(lambda group, part: _decode(group, mode, size is not None, part), groups, parts)
+        refuse([sentence for found in damaged for sentence in found], len(files))
     n_train = int(ends[len(paths) - 1])
     return Images(
         source="image folders",
@@ -86,6 +70,29 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
         test_x=x[n_train:],
         test_y=_labels(groups[len(paths) :]),
     )
+
+
+def list_folders(source: Path) -> ImageFiles:
+    """The images in folders, laid out as `read_folders` takes them, not opened yet: they may be of any size.
+
+    Raises:
+        DataError: a folder or file that is not as described; the message names it.
+    """
+    paths, groups = _groups(source)
+    return ImageFiles("image folders", paths, groups[: len(paths)], groups[len(paths) :])
+
+
+def _groups(source: Path) -> tuple[tuple[ClassPath, ...], tuple[tuple[Path, ...], ...]]:
+    """The classes in order, and the files of each: of the training images, then of the test images."""
+    train, test = _classes(source / "train"), _classes(source / "test")
+    for missing_in, has, lacks in (("test", train, test), ("train", test, train)):
+        if missing := sorted(set(has) - set(lacks)):
+            raise DataError(
+                f"{source / missing_in} lacks the class {'/'.join(missing[0])}; "
+                "training and test images must be of the same classes"
+            )
+    paths = tuple(sorted(train))
+    return paths, tuple(tuple(files[path]) for files in (train, test) for path in paths)
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> Labels:
@@ -141,62 +148,29 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-@contextmanager
-def _opened(path: Path) -> "Iterator[Image.Image]":
-    """The image, with whatever Pillow raises while it is in use turned into a DataError."""
-    from PIL import Image, UnidentifiedImageError
+def _heads(files: Sequence[Path]) -> tuple[list[Head], list[str]]:
+    """Mode and size (width, height) of each image, without decoding it; and what is wrong with those without."""
+    heads: list[Head] = []
 
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            yield image
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image, whatever its name says; replace or remove it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{path} has more pixels than Pillow allows, as a file made to exhaust memory would "
-            f"({error}); make it smaller or remove it"
-        ) from error
-    # What Pillow's decoders raise on damaged files; SyntaxError is what they call a broken file format.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        EOFError,
-        OverflowError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        raise DataError(f"{path} cannot be decoded ({error}); replace or remove it") from error
-
-
-def _heads(files: Sequence[Path]) -> list[tuple[str, tuple[int, int]]]:
-    """Mode and size (width, height) of each image, without decoding it."""
-    heads = []
-    for file in files:
-        with _opened(file) as image:
-            if image.mode.startswith(_DEEPER):
-                raise DataError(
-                    f"{file} has more than 8 bits per value (Pillow's mode {image.mode}), which would be cut "
-                    "off; convert the images to 8 bits"
-                )
+    def head(_: int, file: Path) -> None:
+        with opened(file) as image:
             heads.append((image.mode, image.size))
-    return heads
+
+    damaged = each(files, head)
+    return heads, damaged
 
 
-def _decode(files: Sequence[Path], mode: str, resize: bool, out: Pixels) -> None:
-    """Decode images into out, ``(n, H, W, C)``."""
+def _decode(files: Sequence[Path], mode: str, resize: bool, out: Pixels) -> list[str]:
+    """Decode images into out, ``(n, H, W, C)``; returns what is wrong with those that cannot be."""
     from PIL import Image
 
     height, width = out.shape[1:3]
-    for file, pixels in zip(files, out, strict=True):
-        with _opened(file) as image:
-            # Pillow warns of a palette with transparency that is converted to RGB in one step.
-            opaque = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-            converted = opaque.convert(mode)
-            if resize and converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-            pixels[...] = np.asarray(converted).reshape(pixels.shape)
+
+    def decode(i: int, file: Path) -> None:
+        with opened(file) as image:
+            plain = converted(image, mode)
+            if resize and plain.size != (width, height):
+                plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+            out[i] = np.asarray(plain).reshape(out.shape[1:])
+
+    return each(files, decode)

@@ -5,18 +5,23 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from dh2l.data.sources import Labels, Pixels
+from dh2l.data.pieces import Array, Pieces
+from dh2l.errors import UserError
 from dh2l.tree import ClassTree
 
 MANIFEST = "manifest.json"
 VERSION = 1
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 FILES = tuple(f"{array}.npy" for array in ARRAYS)
+SIZES = ("train_size", "test_size")
+"""Height and width of each image; arrays of a ragged data set alone."""
+
+Stored = Literal["fixed", "ragged"]
 
 
 class FileRecord(BaseModel):
@@ -36,16 +41,18 @@ class Manifest(BaseModel):
         name: the data set's name, that of its folder.
         source: what it was read from, in words, never a path.
         classes: one path per class, from level 1 down to the class, in the order of the labels.
-        image_shape: height, width, channels.
+        image_shape: height, width and channels of what a network is given.
+        stored: `fixed`: all images have that height and width; `ragged`: they have sizes of their own, none
+            smaller, and what a network is given is cut out of them.
         n_train: number of training images.
         n_test: number of test images.
         mean: per channel over all pixels of the training set, as values in [0, 1].
         std: likewise, the population's (divided by N, not N − 1).
         flip: whether training mirrors images at random.
-        crop_padding: pixels of zero padding around an image before training crops it at random; 0: no crop.
+        crop_padding: pixels of zero padding around an image before training crops it at random.
         files: size and hash of each array's file.
-        data_hash: SHA-256 over everything numeric: arrays, statistics, augmentation. Name, source and
-            tree do not enter.
+        data_hash: SHA-256 over everything numeric: arrays, statistics, augmentation, the size of crops. Name,
+            source and tree do not enter.
         tree_hash: `ClassTree.hash` of the classes.
     """
 
@@ -56,6 +63,7 @@ class Manifest(BaseModel):
     source: str
     classes: tuple[tuple[str, ...], ...]
     image_shape: tuple[int, int, int]
+    stored: Stored = "fixed"
     n_train: int
     n_test: int
     mean: tuple[float, ...]
@@ -68,24 +76,57 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if sorted(self.files) != sorted(FILES):
-            raise ValueError(f"files must be {', '.join(FILES)}")
+        files = [f"{array}.npy" for array in self.arrays]
+        if sorted(self.files) != sorted(files):
+            raise ValueError(f"files must be {', '.join(files)}")
         if not len(self.mean) == len(self.std) == self.image_shape[2]:
             raise ValueError("mean and std must have one number per channel")
         if self.tree.hash != self.tree_hash:
             raise ValueError("tree_hash is not that of the classes")
         return self
 
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays."""
+        return arrays_of(self.stored)
+
+    @property
+    def crop(self) -> tuple[int, int] | None:
+        """Height and width of what is cut out of images of many sizes; None where they are of one size."""
+        return self.image_shape[:2] if self.stored == "ragged" else None
+
     @cached_property
     def tree(self) -> ClassTree:
         """The classes as a tree."""
         return ClassTree(self.classes)
 
+    def with_tree(self, tree: ClassTree) -> Self:
+        """The same data under another class tree, e.g. one that `read_tree` read.
 
-def array_hash(array: Pixels | Labels) -> str:
+        Raises:
+            UserError: the tree's classes are not the data set's in its own order.
+        """
+        for path, own in zip(tree.paths, self.classes, strict=False):
+            if path[-1] not in (own[-1], "/".join(own)):
+                raise UserError(
+                    f"the class {path[-1]!r} of the tree stands where {self.name} has {own[-1]!r}; "
+                    "a tree must keep the order of the data set's classes"
+                )
+        if tree.n_classes != len(self.classes):
+            raise UserError(f"the tree has {tree.n_classes} classes, but {self.name} {len(self.classes)}")
+        return self.model_validate({**self.model_dump(), "classes": tree.paths, "tree_hash": tree.hash})
+
+
+def arrays_of(stored: Stored) -> tuple[str, ...]:
+    """Names of the arrays of a data set, in the order in which they are written."""
+    return ARRAYS if stored == "fixed" else (*ARRAYS, *SIZES)
+
+
+def array_hash(array: Array) -> str:
     """SHA-256 of an array's type, shape and values; unlike its file's, the same with every NumPy."""
     digest = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
-    digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data)
+    for piece in array.pieces if isinstance(array, Pieces) else (array,):
+        digest.update(np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
 
 
@@ -96,8 +137,15 @@ def file_hash(path: Path) -> str:
 
 
 def data_hash(
-    arrays: Mapping[str, str], mean: tuple[float, ...], std: tuple[float, ...], flip: bool, crop_padding: int
+    arrays: Mapping[str, str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    flip: bool,
+    crop_padding: int,
+    crop: tuple[int, int] | None = None,
 ) -> str:
     """SHA-256 over everything numeric of a data set; `arrays` maps each array's name to its `array_hash`."""
-    content = {"arrays": arrays, "mean": mean, "std": std, "flip": flip, "crop_padding": crop_padding}
+    content: dict[str, Any] = {"arrays": arrays, "mean": mean, "std": std, "flip": flip, "crop_padding": crop_padding}
+    if crop is not None:
+        content["crop"] = crop
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

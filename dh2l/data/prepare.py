@@ -1,35 +1,20 @@
 """Preparation of a data set: read it from a source, put it into canonical order, write it at one stroke."""
 
-import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from dh2l.data.canonical import canonical, statistics
-from dh2l.data.folders import read_folders
-from dh2l.data.manifest import ARRAYS, FILES, MANIFEST, FileRecord, Manifest, array_hash, data_hash, file_hash
-from dh2l.data.sources import (
-    BUILT_IN,
-    CIFAR_SHAPE,
-    COMPLETE,
-    Complete,
-    Images,
-    Labels,
-    Pixels,
-    Report,
-    cifar_files,
-    cifar_layouts,
-    download_cifar,
-    read_cifar,
-    read_digits,
-)
-from dh2l.data.store import aside, check_name, verify
+from dh2l.data.canonical import canonical, moments, statistics
+from dh2l.data.folders import list_folders, read_folders
+from dh2l.data.manifest import ARRAYS, MANIFEST, SIZES, FileRecord, Manifest, Stored, array_hash, data_hash
+from dh2l.data.pieces import Array, Pieces
+from dh2l.data.ragged import decode_groups
+from dh2l.data.registry import DATA_SETS, check_crop, check_name
+from dh2l.data.sources import ImageFiles, Images, Report
+from dh2l.data.store import verify
+from dh2l.data.writing import check_replaceable, clear_up, locked, parts_folder, write
 from dh2l.errors import DataError, UserError, unknown_name
 from dh2l.tree import ClassTree
 
@@ -38,12 +23,29 @@ def ignore(_message: str) -> None:
     """A report that goes nowhere."""
 
 
+Ragged = tuple[int, int]
+"""Of images of many sizes: what their shorter side is resized to, and the side of the squares cut out of them."""
+
+
+class Read(NamedTuple):
+    """A data set in canonical order, and what is known of it besides its augmentation."""
+
+    source: str
+    tree: ClassTree
+    arrays: dict[str, Array]
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    stored: Stored
+    image_shape: tuple[int, int, int]
+
+
 def prepare(
     name: str,
     root: Path,
     *,
     source: Path | None = None,
     size: int | None = None,
+    shorter_side: int | None = None,
+    crop: int | None = None,
     flip: bool | None = None,
     crop_padding: int | None = None,
     report: Report = ignore,
@@ -51,23 +53,28 @@ def prepare(
     """Prepare a data set into `root/NAME/`, for `load`.
 
     Canonical order, so that the same images give the same arrays and hash whatever they came from: classes
-    are sorted by their paths, and the images of a class by their pixel bytes.
+    are sorted by their paths, and the images of a class by their pixel bytes (by height and width first, where
+    they are of many sizes).
 
     The folder appears complete or not at all, and a reader of an earlier version keeps it. A preparation
-    that is killed leaves nothing that is read; the next one of the same name clears up. Of two at a time,
-    one waits. Where the same data is prepared already, intact, it is kept.
+    that is killed leaves nothing that is read; the next one of the same name clears up, and goes on from what was
+    decoded where images are of many sizes. Of two at a time, one waits. Where the same data is prepared already,
+    intact, it is kept.
 
     Args:
-        name: `digits`, `cifar10`, `cifar100`, or a name of your own for image folders: up to 40 of
-            a-z, 0-9, _ and -.
+        name: one of `DATA_SETS`, or a name of your own for image folders: up to 40 of a-z, 0-9, _ and -.
         root: the folder of all prepared data sets.
-        source: for CIFAR, torchvision's files (a folder or the official archive) or image folders, None to
-            download into `root/downloads`; for your own data, a folder with `train/` and `test/`, in each
-            `<class>/<image>` or `<super-class>/<class>/<image>` or deeper.
+        source: where the data set's files are (for CIFAR, torchvision's files, their archive or image folders; for
+            CUB200-2011 and Stanford Cars, the official layout); None to download into `root/downloads`. For your
+            own data, a folder with `train/` and `test/`, in each `<class>/<image>` or
+            `<super-class>/<class>/<image>` or deeper.
         size: of your own images: resize them to size × size.
+        shorter_side: of images of many sizes: resize their shorter side to this, and keep their proportions.
+        crop: then, side of the squares cut out of them, at random in training and from the centre otherwise;
+            default: 7/8 of the shorter side, as 224 is of 256.
         flip: mirror at random in training; default: the data set's, True for your own.
-        crop_padding: pixels of padding before the random crop; default: the data set's, for your own an
-            eighth of the shorter side.
+        crop_padding: pixels of padding before the random crop; default: the data set's; for your own an
+            eighth of the shorter side, or 0 where they are of many sizes.
         report: called with a line on each step.
 
     Returns:
@@ -78,200 +85,162 @@ def prepare(
         DataError: the source is missing, damaged or not what the name says; or `root` cannot be written.
     """
     check_name(name)
-    _check_arguments(name, source, size, crop_padding)
-    with _locked(name, root, report):
-        _check_replaceable(root / name)
-        _clear_up(name, root)
-        images = _read(name, root, source, size, report)
-        manifest, arrays = _normalise(name, images, flip, crop_padding)
+    _check_source(name, source)
+    _check_numbers(name, size, shorter_side, crop, crop_padding)
+    ragged = _ragged(name, shorter_side, crop)
+    if source is not None and not source.exists():
+        raise DataError(f"{source} does not exist; --from takes a folder (or, where there is one, the archive)")
+    with locked(name, root, report):
+        check_replaceable(root / name)
+        clear_up(name, root)
+        images, scratch = _read(name, root, source, size, ragged, report), None
+        if isinstance(images, ImageFiles):
+            scratch = images.scratch
+            images = _decoded(images, ragged, parts_folder(name, root), report)
+        manifest = _manifest(name, images, flip, crop_padding)
         try:
             kept = verify(name, root) if (root / name / MANIFEST).exists() else None
         except DataError:
             kept = None  # damaged: replaced below
         if kept and (kept.data_hash, kept.tree_hash) == (manifest.data_hash, manifest.tree_hash):
             report(f"{name} was prepared already from the same data; kept")
-            return kept
-        report(f"writing {root / name}")
-        try:
-            return _write(manifest, arrays, root)
-        except OSError as error:
-            shutil.rmtree(_incoming(name, root), ignore_errors=True)  # a full disk should not stay full
-            raise DataError(f"{root / name} cannot be written ({error.strerror})") from error
+            manifest = kept
+        else:
+            report(f"writing {root / name}")
+            manifest = write(manifest, images.arrays, root)
+        for folder in (parts_folder(name, root), scratch):
+            if folder is not None and folder.exists():
+                shutil.rmtree(folder)
+        return manifest
 
 
-@contextmanager
-def _locked(name: str, root: Path, report: Report) -> Iterator[None]:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f".{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            report(f"waiting for another preparation of {name}")
-            lock.acquire()
-    except OSError as error:
-        raise DataError(f"{root} cannot be written ({error.strerror}); name another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _check_arguments(name: str, source: Path | None, size: int | None, crop_padding: int | None) -> None:
-    if name == "digits" and source is not None:
-        raise UserError("digits comes with scikit-learn and takes no --from; give your own data another name")
-    if name not in BUILT_IN and source is None:
+def _check_source(name: str, source: Path | None) -> None:
+    own = DATA_SETS.get(name)
+    if own and own.comes_with and source is not None:
+        raise UserError(f"{name} comes with {own.comes_with} and takes no --from; give your own data another name")
+    if not own and source is None:
         raise UserError(
             f"{name!r} can be a data set of your own, but then needs its images: "
-            f"dh2l-study data prepare {name} --from PATH ({unknown_name('data set', name, BUILT_IN)})"
+            f"dh2l-study data prepare {name} --from PATH ({unknown_name('data set', name, DATA_SETS)})"
         )
-    if size is not None and name in BUILT_IN:
-        raise UserError(f"{name} has images of one size and takes no --size; give your own data another name")
+    if own and not own.downloads and source is None:
+        raise DataError(
+            f"{name} cannot be downloaded{': ' if own.where else ''}{own.where}; "
+            f"then type: dh2l-study data prepare {name} --from PATH"
+        )
+
+
+def _check_numbers(
+    name: str, size: int | None, shorter_side: int | None, crop: int | None, crop_padding: int | None
+) -> None:
+    own, sizes_differ = DATA_SETS.get(name), (shorter_side, crop) != (None, None)
+    if own and own.shorter_side is None and (size is not None or sizes_differ):
+        takes = "--size" if size is not None else "--shorter-side and no --crop"
+        raise UserError(f"{name} has images of one size and takes no {takes}; give your own data another name")
+    if own and size is not None:
+        raise UserError(f"{name} has images of many sizes and takes no --size, but --shorter-side and --crop")
+    if size is not None and sizes_differ:
+        raise UserError("--size makes all images of one size, so it goes with neither --shorter-side nor --crop")
     if size is not None and size < 1:
         raise UserError(f"the size of images must be at least 1 pixel, but is {size}")
     if crop_padding is not None and crop_padding < 0:
         raise UserError(f"the crop padding must not be negative, but is {crop_padding}")
-    if source is not None and not source.exists():
-        raise DataError(f"{source} does not exist; --from takes a folder (or, for CIFAR, the archive)")
 
 
-def _read(name: str, root: Path, source: Path | None, size: int | None, report: Report) -> Images:
-    if name == "digits":
-        return read_digits()
-    if name not in COMPLETE:
-        if source is None or not source.is_dir():
-            raise DataError(f"{source} is not a folder; --from takes a folder with train/ and test/ in it")
-        return read_folders(source, size=size, resizable=True, report=report)
-    if source is None:
-        files: Path | None = download_cifar(name, root / "downloads", report)
-    else:
-        files = cifar_files(name, source)
-    if files is not None:
-        report(f"reading {files}")
-        images = read_cifar(name, files)
-    elif source is not None and (source / "train").is_dir() and (source / "test").is_dir():
-        images = read_folders(source, size=None, resizable=False, report=report)
-        if name == "cifar10":  # the paper gives it no hierarchy; folders may have one
-            images = replace(images, paths=tuple(path[-1:] for path in images.paths))
-    else:
-        raise DataError(f"{source} holds no {name}; --from takes {cifar_layouts(name)}")
-    _check_complete(name, images)
-    return images
+def _ragged(name: str, shorter_side: int | None, crop: int | None) -> Ragged | None:
+    """Shorter side and crop, with what was not asked for as the data set has it; None for images of one size."""
+    own = DATA_SETS.get(name)
+    if own and shorter_side is None:
+        shorter_side, crop = own.shorter_side, own.crop if crop is None else crop
+    if shorter_side is not None and crop is None:
+        crop = max(1, shorter_side * 7 // 8)
+    check_crop(shorter_side, crop)
+    return None if shorter_side is None or crop is None else (shorter_side, crop)
 
 
-def _check_complete(name: str, images: Images) -> None:
-    tree, shape = ClassTree(images.paths), images.train_x.shape[1:]
-    complete = COMPLETE[name]
-    n_groups = tree.size(1) if tree.depth > 1 else None
-    found = Complete(len(images.train_y), len(images.test_y), tree.n_classes, n_groups)
-    depth = 1 if complete.n_groups is None else 2
-    if found != complete or shape != CIFAR_SHAPE or tree.depth != depth:
-        as_text = "×".join(map(str, shape))
-        raise DataError(
-            f"{name} means the complete data set ({complete}, 32×32×3, {depth} deep); what was given has "
-            f"{found}, {as_text}, {tree.depth} deep; prepare it under another name"
-        )
+def _read(
+    name: str, root: Path, source: Path | None, size: int | None, ragged: Ragged | None, report: Report
+) -> Read | ImageFiles:
+    own = DATA_SETS.get(name)
+    if own is not None:
+        images = own.read(source, root / "downloads", report)
+        return images if isinstance(images, ImageFiles) else _in_order(images)
+    if source is None or not source.is_dir():
+        raise DataError(f"{source} is not a folder; --from takes a folder with train/ and test/ in it")
+    if ragged:
+        return list_folders(source)
+    return _in_order(read_folders(source, size=size, resizable=True, report=report))
 
 
-def _normalise(
-    name: str, images: Images, flip: bool | None, crop_padding: int | None
-) -> tuple[Manifest, dict[str, Pixels | Labels]]:
-    """Canonical order, statistics and hashes; the manifest's files are filled in when they are written."""
+def _in_order(images: Images) -> Read:
+    """Images of one size."""
     order = sorted(range(len(images.paths)), key=images.paths.__getitem__)
-    tree = ClassTree([images.paths[label] for label in order])
     train_x, train_y = canonical(images.train_x, images.train_y, order)
     test_x, test_y = canonical(images.test_x, images.test_y, order)
-    mean, std = statistics(train_x)
+    height, width, channels = train_x.shape[1:]
+    return Read(
+        source=images.source,
+        tree=ClassTree([images.paths[label] for label in order]),
+        arrays=dict(zip(ARRAYS, (train_x, train_y, test_x, test_y), strict=True)),
+        statistics=statistics(train_x),
+        stored="fixed",
+        image_shape=(height, width, channels),
+    )
+
+
+def _decoded(images: ImageFiles, ragged: Ragged | None, folder: Path, report: Report) -> Read:
+    """Images of many sizes, decoded into a folder."""
+    if ragged is None:
+        raise DataError("a reader that returns ImageFiles must be registered with a shorter_side and a crop")
+    order = sorted(range(len(images.paths)), key=images.paths.__getitem__)
+    n = len(order)
+    groups = [part[label] for part in (images.train, images.test) for label in order]
+    shorter_side, crop = ragged
+    decoded = decode_groups(groups, shorter_side, folder, report)
+    arrays: dict[str, Array] = {}
+    for part, found in (("train", decoded[:n]), ("test", decoded[n:])):
+        pieces = Pieces(tuple(image for group in found for image in group.images))
+        arrays[f"{part}_x"], arrays[f"{part}_size"] = pieces, pieces.sizes
+        arrays[f"{part}_y"] = np.repeat(np.arange(n, dtype=np.int64), [len(group.images) for group in found])
+    return Read(
+        source=images.source,
+        tree=ClassTree([images.paths[label] for label in order]),
+        arrays={key: arrays[key] for key in (*ARRAYS, *SIZES)},
+        statistics=moments(np.sum([group.histogram for group in decoded[:n]], axis=0)),
+        stored="ragged",
+        image_shape=(crop, crop, 3),
+    )
+
+
+def _manifest(name: str, read: Read, flip: bool | None, crop_padding: int | None) -> Manifest:
+    """The manifest, whose files are filled in when they are written."""
+    mean, std = read.statistics
     if min(std) == 0:
         raise DataError(
             f"channel {std.index(0.0)} has the same value in all pixels of all training images, "
             "so they cannot be normalised"
         )
-    height, width, channels = train_x.shape[1:]
-    default = BUILT_IN.get(name)
+    own = DATA_SETS.get(name)
     if flip is None:
-        flip = default.flip if default else True
+        flip = own.flip if own else True
     if crop_padding is None:
-        crop_padding = default.crop_padding if default else min(height, width) // 8
-    arrays: dict[str, Pixels | Labels] = dict(zip(ARRAYS, (train_x, train_y, test_x, test_y), strict=True))
-    manifest = Manifest(
+        by_size = min(read.image_shape[:2]) // 8 if read.stored == "fixed" else 0
+        crop_padding = own.crop_padding if own else by_size
+    hashes = {key: array_hash(array) for key, array in read.arrays.items()}
+    crop = read.image_shape[:2] if read.stored == "ragged" else None
+    return Manifest(
         name=name,
-        source=images.source,
-        classes=tree.paths,
-        image_shape=(height, width, channels),
-        n_train=len(train_y),
-        n_test=len(test_y),
+        source=read.source,
+        classes=read.tree.paths,
+        image_shape=read.image_shape,
+        stored=read.stored,
+        n_train=len(read.arrays["train_y"]),
+        n_test=len(read.arrays["test_y"]),
         mean=mean,
         std=std,
         flip=flip,
         crop_padding=crop_padding,
-        files={file: FileRecord(bytes=0, sha256="") for file in FILES},
-        data_hash=data_hash({key: array_hash(array) for key, array in arrays.items()}, mean, std, flip, crop_padding),
-        tree_hash=tree.hash,
+        files={f"{key}.npy": FileRecord(bytes=0, sha256="") for key in read.arrays},
+        data_hash=data_hash(hashes, mean, std, flip, crop_padding, crop),
+        tree_hash=read.tree.hash,
     )
-    return manifest, arrays
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace what no preparation wrote: it might be the user's only copy of the images."""
-    if not folder.exists():
-        return
-    foreign = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *FILES}) if folder.is_dir() else None
-    if foreign is None or foreign:
-        what = f"{folder / foreign[0]} is" if foreign else f"{folder} is a file and"
-        raise DataError(
-            f"{what} not part of a prepared data set, and {folder} would be replaced; "
-            "move it, or prepare under another name or in another folder"
-        )
-
-
-def _clear_up(name: str, root: Path) -> None:
-    """Undo what a killed preparation left: bring the old version back if the new one did not arrive."""
-    old = aside(name, root)
-    if (old / MANIFEST).exists() and not (root / name).exists():
-        old.rename(root / name)
-    _remove(old)
-    _remove(_incoming(name, root))
-
-
-def _incoming(name: str, root: Path) -> Path:
-    return root / f".{name}.new"
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        (folder / MANIFEST).unlink(missing_ok=True)  # first, so that no half of a data set is ever read
-        shutil.rmtree(folder)
-
-
-def _write(manifest: Manifest, arrays: dict[str, Pixels | Labels], root: Path) -> Manifest:
-    new, old, folder = _incoming(manifest.name, root), aside(manifest.name, root), root / manifest.name
-    new.mkdir()
-    records: dict[str, FileRecord] = {}
-    for array, file in zip(ARRAYS, FILES, strict=True):
-        with (new / file).open("wb") as stream:
-            np.lib.format.write_array(stream, arrays[array], allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        records[file] = FileRecord(bytes=(new / file).stat().st_size, sha256=file_hash(new / file))
-    manifest = manifest.model_copy(update={"files": records})
-    with (new / MANIFEST).open("w", encoding="utf-8") as text:
-        json.dump(manifest.model_dump(mode="json"), text, indent=1, ensure_ascii=False)
-        text.flush()
-        os.fsync(text.fileno())
-    _sync_folder(new)
-    # A folder cannot be replaced in one step. Between the two renames readers take the old one, put aside.
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    _sync_folder(root)
-    _remove(old)
-    return manifest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,26 +1,26 @@
-"""Prepared data sets on disk: `root/NAME/` holds a manifest and four arrays.
+"""Prepared data sets on disk: `root/NAME/` holds a manifest and four arrays, or six where sizes differ.
 
 Reading imports neither torch nor Pillow: the manifest alone says all that tables and configs need.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from dh2l.data.manifest import ARRAYS, MANIFEST, VERSION, Manifest, array_hash, data_hash, file_hash
-from dh2l.data.sources import BUILT_IN, Labels, Pixels
-from dh2l.errors import DataError, UserError
+from dh2l.data.manifest import MANIFEST, VERSION, Manifest, array_hash, data_hash, file_hash
+from dh2l.data.registry import DATA_SETS, NAME, check_name
+from dh2l.data.sources import Labels, Pixels
+from dh2l.errors import DataError
+from dh2l.tree import ClassTree
 
-RESERVED = frozenset({"downloads"})  # a folder of that name holds the archives
-
-_NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
-_FOLDER = re.compile(rf"(?P<name>{_NAME})|\.(?P<aside>{_NAME})\.old")
+_FOLDER = re.compile(rf"(?P<name>{NAME})|\.(?P<aside>{NAME})\.old")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class PreparedData:
         train_y: class indices, ``(N,)`` int64, ascending: images lie class by class.
         test_x: like `train_x`.
         test_y: like `train_y`.
+        train_size: height and width of each training image, ``(N, 2)`` int64, where the images are of many sizes.
+            Then `train_x` holds the pixels of all images one after another, row by row, ``(P, C)``.
+        test_size: like `train_size`.
     """
 
     manifest: Manifest
@@ -42,22 +45,18 @@ class PreparedData:
     train_y: Labels
     test_x: Pixels
     test_y: Labels
+    train_size: Labels | None = None
+    test_size: Labels | None = None
 
-
-def check_name(name: str) -> None:
-    """Raise UserError unless the name can be a data set's: it becomes a folder."""
-    if not re.fullmatch(_NAME, name):
-        raise UserError(
-            f"{name!r} cannot name a data set; a name has 1 to 40 characters out of a-z, 0-9, _ and -, "
-            "the first a letter or digit"
-        )
-    if name in RESERVED:
-        raise UserError(f"{name!r} cannot name a data set, as the folder of that name holds downloads")
+    def with_tree(self, tree: ClassTree) -> Self:
+        """The same data under another class tree: `Manifest.with_tree`."""
+        return replace(self, manifest=self.manifest.with_tree(tree))
 
 
 def prepare_command(name: str) -> str:
     """What to type so that the data set gets prepared."""
-    return f"dh2l-study data prepare {name}" + ("" if name in BUILT_IN else " --from PATH")
+    alone = name in DATA_SETS and DATA_SETS[name].downloads
+    return f"dh2l-study data prepare {name}" + ("" if alone else " --from PATH")
 
 
 def aside(name: str, root: Path) -> Path:
@@ -135,8 +134,9 @@ def verify(name: str, root: Path) -> Manifest:
     for file, record in manifest.files.items():
         if file_hash(folder / file) != record.sha256:
             raise DataError(f"{folder / file} was changed since it was prepared: other SHA-256; {_again(name)}")
-    arrays = {array: array_hash(getattr(data, array)) for array in ARRAYS}
-    if data_hash(arrays, manifest.mean, manifest.std, manifest.flip, manifest.crop_padding) != manifest.data_hash:
+    arrays = {array: array_hash(getattr(data, array)) for array in manifest.arrays}
+    found = data_hash(arrays, manifest.mean, manifest.std, manifest.flip, manifest.crop_padding, manifest.crop)
+    if found != manifest.data_hash:
         raise DataError(f"{folder / MANIFEST} was changed since it was prepared: other hash; {_again(name)}")
     return manifest
 
@@ -170,7 +170,7 @@ def _again(name: str) -> str:
 def _not_prepared(name: str, root: Path) -> str:
     names = _names(root)
     names.sort(key=lambda other: -SequenceMatcher(None, name, other).ratio())
-    near = [] if name in BUILT_IN else get_close_matches(name, {*names, *BUILT_IN}, n=1)
+    near = [] if name in DATA_SETS else get_close_matches(name, {*names, *DATA_SETS}, n=1)
     return (
         f"the data set {name!r} is not prepared under {root}"
         + (f" (prepared there: {', '.join(names)})" if names else " (nothing is)")
@@ -200,10 +200,16 @@ def _open(manifest: Manifest, folder: Path) -> PreparedData:
             )
         return mapped
 
-    return PreparedData(
-        manifest=manifest,
-        train_x=array("train_x.npy", np.uint8, (manifest.n_train, *manifest.image_shape)).view(np.uint8),
-        train_y=array("train_y.npy", np.int64, (manifest.n_train,)).view(np.int64),
-        test_x=array("test_x.npy", np.uint8, (manifest.n_test, *manifest.image_shape)).view(np.uint8),
-        test_y=array("test_y.npy", np.int64, (manifest.n_test,)).view(np.int64),
-    )
+    def images(part: str, n: int) -> tuple[Pixels, Labels, Labels | None]:
+        labels = array(f"{part}_y.npy", np.int64, (n,)).view(np.int64)
+        if manifest.stored == "fixed":
+            return array(f"{part}_x.npy", np.uint8, (n, *manifest.image_shape)).view(np.uint8), labels, None
+        sizes = array(f"{part}_size.npy", np.int64, (n, 2)).view(np.int64)
+        if (sizes < manifest.image_shape[:2]).any():
+            raise DataError(f"{folder / part}_size.npy holds images smaller than the crop; {_again(manifest.name)}")
+        n_pixels = int(sizes.prod(axis=1).sum())
+        return array(f"{part}_x.npy", np.uint8, (n_pixels, manifest.image_shape[2])).view(np.uint8), labels, sizes
+
+    train_x, train_y, train_size = images("train", manifest.n_train)
+    test_x, test_y, test_size = images("test", manifest.n_test)
+    return PreparedData(manifest, train_x, train_y, test_x, test_y, train_size, test_size)

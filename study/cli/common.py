@@ -55,8 +55,8 @@ def load_standing(study: str, overrides: list[str] | None, places: Places, *, wr
     """A study's plan and the states of its trials; says what is wrong with records."""
     from study.plan import make_plan
     from study.records import RecordStore
-    from study.space import find_study
-    from study.states import standing
+    from study.standing import standing
+    from study.studyfile import find_study
 
     file = find_study(study, overrides)
     manifests: dict[str, Manifest] = {}
@@ -104,7 +104,11 @@ def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
 
 def plan_line(plan: "Plan") -> str:
     """How a study expands, e.g. ``quickstart: 18 combinations → 18 trials in 7 cells.``"""
-    return f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells."
+    line = f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells"
+    budget = sum(cell.budget or 0 for cell in plan.cells)
+    line += f", of {budget} that are searched" if budget else ""
+    confirm = plan.file.study.confirm
+    return line + (f"; {len(confirm.seeds)} fresh seeds confirm each cell." if confirm else ".")
 
 
 def counts(now: "Standing") -> str:

@@ -29,7 +29,7 @@ from study.places import Places, shipped_studies
 
 def list_studies(as_json: JsonOption = False) -> None:
     """List the shipped studies."""
-    from study.space import StudyFile
+    from study.studyfile import StudyFile
 
     rows = [(name, StudyFile(path).study) for name, path in shipped_studies().items()]
     if as_json:
@@ -50,7 +50,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a study's trials and which of them are done. Trains nothing."""
-    from study.running import missing_trials
+    from study.running import missing_trials, trials_to_come
 
     load_plugins(plugin)
     now = load_standing(study, set_, Places.of(results, data))
@@ -61,7 +61,7 @@ def plan(
                 "combinations": now.plan.combinations,
                 "counts": now.counts,
                 "trials": [
-                    {"identity": i, "state": state.value, "config": now.plan.configs[i].canonical()}
+                    {"identity": i, "state": state.value, "config": now.plan.config(i).canonical()}
                     for i, state in now.states.items()
                 ],
             }
@@ -72,10 +72,9 @@ def plan(
     for identity, state in now.states.items():
         table.add_row(identity, styled(state.value))
     out.print(table)
-    to_run = missing_trials(now)
-    out.print(
-        f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs)",
-    )
+    to_run, to_come = missing_trials(now), trials_to_come(now)
+    later = f", then at most {to_come} that depend on their results" if to_come else ""
+    out.print(f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs){later}")
 
 
 def status(

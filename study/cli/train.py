@@ -63,9 +63,9 @@ def run(
     from study import tables
     from study.observer import Observers
     from study.progress import RunProgress
-    from study.running import missing_trials, run_here, run_plan
+    from study.running import missing_trials, run_here, run_plan, trials_to_come
     from study.selection import evaluate_cell
-    from study.states import standing
+    from study.standing import standing
 
     places = Places.of(results, data)
     share = _shard(shard)
@@ -80,14 +80,15 @@ def run(
     plugins = load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     if share:
-        missing = [identity for identity in share.of(list(now.plan.configs)) if identity in now.missing]
+        missing = [now.plan.config(i) for i in share.of(list(now.states)) if i in now.missing]
     else:
-        missing = [config.identity for config in missing_trials(now)]
+        missing = missing_trials(now)
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
-    progress = RunProgress(out, len(now.plan.configs) - len(now.missing), now.plan.configs, missing)
+    done = len(now.states) - len(now.missing)
+    progress = RunProgress(out, done, len(now.states) + trials_to_come(now), missing)
     live, interrupted = None, False
     try:
-        if missing and not share:
+        if (missing or trials_to_come(now)) and not share:
             out.print("starting Ray ...")
             from study.cluster import Resources  # before the view's thread imports MLflow: each would slow the other
         if track and not share:
@@ -97,12 +98,12 @@ def run(
         with progress.shown():
             if share:
                 run_here(
-                    (now.plan.configs[i] for i in missing),
+                    missing,
                     places,
                     progress,
                     threads=max(1, int(cpus_per_trial)),
                 )
-            elif missing:
+            elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
                 resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
@@ -117,7 +118,7 @@ def run(
     if interrupted:
         raise _interrupted()
     if share:
-        complete = not set(missing) & set(now.missing)
+        complete = not {config.identity for config in missing} & set(now.missing)
     else:
         complete = not any(evaluate_cell(cell, now).problem for cell in now.plan.cells)
     if not complete:
@@ -138,7 +139,7 @@ def trial(
     places = Places.of(results, data)
     load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
-    config = now.plan.configs[_find_trial(identity, list(now.plan.configs))]
+    config = now.plan.config(_find_trial(identity, list(now.states)))
     if now.states[config.identity] == "conflict":
         raise UserError(now.found.conflicts[config.identity])
     _check_device(device)

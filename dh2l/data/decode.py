@@ -1,0 +1,103 @@
+"""Image files opened, with whatever can be wrong with one as a sentence."""
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dh2l.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
+_DEEPER = ("I", "F")  # 16 and 32 bits a pixel, "I;16" and the like: Pillow would clip them to 8 bits
+_NAMED = 20
+N_THREADS = os.cpu_count() or 1
+"""Pillow lets other threads run while it decodes."""
+
+
+@contextmanager
+def opened(path: Path) -> "Iterator[Image.Image]":
+    """The image, with whatever Pillow raises while it is in use turned into a DataError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.mode.startswith(_DEEPER):
+                raise DataError(
+                    f"{path} has more than 8 bits per value (Pillow's mode {image.mode}), which would be cut "
+                    "off; convert the images to 8 bits"
+                )
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not an image, whatever its name says; replace or remove it") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path} has more pixels than Pillow allows, as a file made to exhaust memory would "
+            f"({error}); make it smaller or remove it"
+        ) from error
+    # What Pillow's decoders raise on damaged files; SyntaxError is what they call a broken file format.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        OverflowError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        raise DataError(f"{path} cannot be decoded ({error}); replace or remove it") from error
+
+
+@contextmanager
+def pixels_limited() -> Iterator[None]:
+    """Where images with more pixels than Pillow allows are errors: between its limit and twice that it only warns.
+
+    The switch is the process's, so it is set around the threads that decode.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def converted(image: "Image.Image", mode: str) -> "Image.Image":
+    """The image as L or RGB; transparency is dropped."""
+    # Pillow warns of a palette with transparency that is converted to RGB in one step.
+    opaque = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    return opaque.convert(mode)
+
+
+def each(files: Iterable[Path], function: Callable[[int, Path], None]) -> list[str]:
+    """Call a function with the number and path of each file; returns what it said of those that are damaged."""
+    damaged = []
+    for i, file in enumerate(files):
+        try:
+            function(i, file)
+        except DataError as error:
+            damaged.append(str(error))
+    return damaged
+
+
+def refuse(damaged: Sequence[str], n_files: int) -> None:
+    """Raise DataError for damaged images, if there are any: all of them, up to a number."""
+    if len(damaged) == 1:
+        raise DataError(damaged[0])
+    if damaged:
+        more = f"; and {len(damaged) - _NAMED:,} more" if len(damaged) > _NAMED else ""
+        raise DataError(
+            f"{len(damaged):,} of {n_files:,} images cannot be used: {'; '.join(sorted(damaged)[:_NAMED])}{more}"
+        )

@@ -1,0 +1,65 @@
+"""What a searcher has tried already, found among the records: its memory is the records alone."""
+
+import json
+from typing import Any
+
+from dh2l.errors import UserError
+from study.claims import Claims
+from study.plan import Plan, any_point
+from study.records import Findings
+from study.space import Axis, Value
+from study.spec import CellSpec
+
+
+def known_points(plan: Plan, found: Findings, claims: Claims) -> list[list[dict[str, Value]]]:
+    """For each cell that a searcher fills, the points of its search of which a trial was filed or at least begun.
+
+    It does not matter which study filed it: whatever lies in the search's space and is trained as the cell's trials
+    are counts. Oldest first, so that a search goes on as it began.
+    """
+    dated = sorted(found.records.values(), key=lambda record: (record.provenance.started, record.identity))
+    configs = [(record.identity, record.config) for record in dated]
+    configs += [(identity, claim.config) for identity, claim in claims.everyone().items() if claim.config]
+    return [
+        _points(spec, plan.file.study.seeds, configs) if cell.budget is not None else []
+        for cell, spec in zip(plan.cells, plan.specs, strict=True)
+    ]
+
+
+def _points(spec: CellSpec, seeds: list[int], configs: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Value]]:
+    fixed = _fixed(spec, seeds[0])
+    points: dict[str, dict[str, Value]] = {}
+    for identity, config in configs:
+        # Comparing what is fixed is a quick sieve; that the identities agree is the proof.
+        if config.get("seed") not in seeds or any(config.get(key) != value for key, value in fixed.items()):
+            continue
+        flat = {**config, **config.get("regularisers", {})}
+
+        def pick(key: str, axis: Axis, flat: dict[str, Any] = flat) -> Value:
+            return _held(axis, flat[key])
+
+        try:
+            values = spec.assembled(pick)
+            fits = json.dumps(values) in points or spec.config(values, config["seed"]).identity == identity
+        except (UserError, KeyError):
+            continue
+        if fits:
+            points.setdefault(json.dumps(values), values)
+    return list(points.values())
+
+
+def _fixed(spec: CellSpec, seed: int) -> dict[str, Any]:
+    """The fields, as a record has them, that are the same in all of a cell's trials."""
+    config = spec.config(any_point(spec), seed)
+    return config.model_dump(mode="json", exclude={"seed", "regularisers", *spec.axes})
+
+
+def _held(axis: Axis, value: Value) -> Value:
+    """A value that the axis can take.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not axis.holds(value):
+        raise UserError(f"{value!r} lies outside the axis")
+    return value

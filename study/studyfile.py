@@ -1,0 +1,138 @@
+"""Study files: found by name or path, extended by one another, read with the place of every mistake."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dh2l.errors import UserError, unknown_name
+from dh2l.explain import Finding, Location, findings
+from study.places import shipped_studies
+from study.space import Study, config_keys
+from study.yaml12 import Document, parse_value
+
+
+class StudyFile:
+    """A study with its name and the file it came from.
+
+    Attributes:
+        name: the file's stem, with `@key=value` for every override; letters, digits and `.,_+-@=` alone.
+        study: its content.
+        document: the file, for the places of mistakes.
+    """
+
+    def __init__(self, path: Path, overrides: dict[str, Any] | None = None) -> None:
+        """Read and validate a study file.
+
+        Raises:
+            UserError: one line per mistake: file, place, value and remedy.
+        """
+        self._chain = _chain(path)
+        self.document = self._chain[0]
+        values: dict[str, Any] = {}
+        for document in reversed(self._chain):
+            values = _merged(values, document.values)
+        for key, value in (overrides or {}).items():
+            if key in Study.model_fields:
+                values[key] = value
+            elif isinstance(values.get("config") or {}, dict):
+                values = _merged(values, {"config": {key: value}})
+        self.overrides = dict(sorted((overrides or {}).items()))
+        self.name = _short_name([_word(path.stem), *(f"{_word(k)}={_word(v)}" for k, v in self.overrides.items())])
+        try:
+            self.study = Study.model_validate(values)
+        except ValidationError as error:
+            raise UserError(
+                "\n".join(f"{self.place(f.location)}: {_hinted(f)}" for f in findings(error, Study))
+            ) from None
+
+    def place(self, location: Location) -> str:
+        """Where a value came from: a place in a file, or the command line."""
+        key = location[1] if location[:1] == ("config",) and len(location) > 1 else location[0] if location else None
+        if key in self.overrides:
+            return f"--set {key}"
+        depth = 2 if location[:1] == ("config",) else 1
+        owner = next((d for d in self._chain if _has(d.values, location[:depth])), self.document)
+        return owner.place(location)
+
+
+def _chain(path: Path) -> list[Document]:
+    """A study file and those that it extends, one after the other.
+
+    Raises:
+        UserError: one that is not there, or extends itself.
+    """
+    chain = [Document(path)]
+    while (name := chain[-1].values.get("extends")) is not None:
+        here = chain[-1]
+        shipped = shipped_studies()
+        base = shipped.get(str(name)) or here.path.parent / str(name)
+        if not base.is_file():
+            near = unknown_name("study", name, shipped)
+            raise UserError(f"{here.place(('extends',))}: {near} (or a path from this file's folder)")
+        if any(base.samefile(document.path) for document in chain):
+            raise UserError(f"{here.place(('extends',))}: {name} extends itself")
+        chain.append(Document(base))
+    return chain
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file over those of the file that it extends: key by key, in `config` field by field."""
+    merged = {**base, **values}
+    configs = [part.get("config") or {} for part in (base, values)]
+    if all(isinstance(config, dict) for config in configs) and any(configs):
+        merged["config"] = {**configs[0], **configs[1]}
+    return merged
+
+
+def _has(values: Any, location: Location) -> bool:
+    """Whether there is something at a location in a file's values."""
+    for part in location:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _hinted(finding: Finding) -> str:
+    """The sentence; for a config field that stands beside `config`, where it belongs."""
+    location = finding.location
+    if len(location) == 1 and location[0] not in Study.model_fields and location[0] in config_keys():
+        return f"{location[0]} is a field of a trial's config: put it under `config:`"
+    return finding.sentence
+
+
+def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
+    """The study of a shipped name or a path, with ``key=value`` overrides.
+
+    Raises:
+        UserError: no such study, or a mistake in it.
+    """
+    shipped = shipped_studies()
+    path = shipped.get(name) or Path(name)
+    try:
+        known = path.is_file()
+    except OSError:  # a name too long for any file
+        known = False
+    if not known:
+        raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
+    values = {}
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override!r} must read key=value, for instance --set epochs=2")
+        values[key.strip()] = parse_value(text)
+    return StudyFile(path, values)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a name that is also a folder."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
+
+
+def _short_name(words: list[str]) -> str:
+    """The words joined; cut and given a hash where that is too long for a folder."""
+    name = "@".join(words)
+    return name if len(name) <= 100 else f"{name[:80]}@{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -1,0 +1,234 @@
+"""Studies in two stages, studies that a searcher fills, studies that extend others, axes with conditions."""
+
+from pathlib import Path
+
+import pytest
+from study_fixtures import SMALL, candidate_configs, done, made_manifest, places_in, planned, unfinished, write_study
+
+from dh2l.config import TrainConfig
+from dh2l.errors import UserError
+from study.claims import Claims
+from study.plan import make_plan
+from study.records import RecordStore
+from study.running import missing_trials, trials_to_come
+from study.search import OptunaSearcher
+from study.selection import evaluate_cell
+from study.standing import standing
+from study.states import Standing, State
+from study.studyfile import StudyFile
+from study.tables import cell_frame
+
+TWO_STAGES = """\
+title: Two stages
+config: {dataset: digits, epochs: 2, metric: cosine}
+columns: [{name: digits}]
+rows: [{arm: baseline+l2}, {arm: E}]
+seeds: [0, 1]
+confirm: {seeds: [10, 11, 12]}
+search:
+  lambda_e: {grid: [0.1, 1]}
+"""
+
+SEARCH = """\
+title: A search
+config: {dataset: digits, epochs: 2, metric: cosine}
+columns: [{name: digits}]
+rows: [{arm: baseline+l2}, {arm: E+H, set: {lambda_l: 0.1}}]
+seeds: [0, 1]
+searcher: {trials: 5}
+search:
+  lambda_e: {loguniform: [0.001, 1]}
+  centres: {choice: [learned, parent]}
+  centre_scale: {uniform: [0.1, 0.9], when: {centres: parent}}
+"""
+
+
+def test_a_cell_without_a_choice_is_only_confirmed_and_a_choice_only_on_the_chosen(tmp_path: Path) -> None:
+    now = standing(planned(tmp_path, TWO_STAGES), places_in(tmp_path))
+    assert [(c.seed, c.protocol, c.arm) for c in missing_trials(now)] == [
+        (0, "validated", "E"),
+        (0, "validated", "E"),
+        (1, "validated", "E"),
+        (1, "validated", "E"),
+        *((seed, "paper", "baseline+l2") for seed in (10, 11, 12)),
+    ]
+    assert trials_to_come(now) == 3
+
+
+def test_the_table_shows_the_trials_that_confirm_the_choice(tmp_path: Path) -> None:
+    plan, places = planned(tmp_path, TWO_STAGES), places_in(tmp_path)
+    store = RecordStore(places.trials)
+    for values, accuracy in zip(candidate_configs(plan, 1), (60, 70), strict=True):
+        for config in values:
+            store.write(done(config, 90, accuracy))
+    now = standing(plan, places)
+    chosen = [config for config in missing_trials(now) if config.arm == "E"]
+    assert [(c.lambda_e, c.seed, c.protocol) for c in chosen] == [(1.0, seed, "paper") for seed in (10, 11, 12)]
+    for config in chosen[:2]:
+        store.write(done(config, 80 + config.seed, None))
+    result = evaluate_cell(plan.cells[1], standing(plan, places))
+    assert result.accuracies(plan.file.study) == pytest.approx([90, 91])
+    assert (result.confirmed, result.chosen_on_these, result.problem) == (True, False, "missing (1 of 3)")
+    row = cell_frame(standing(plan, places)).iloc[1]
+    assert (row["n"], row["planned"], row["candidates"]) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (TWO_STAGES.replace("[10, 11, 12]", "[1, 2]"), "seeds [1] both choose and confirm"),
+        (TWO_STAGES + "rule: oracle\n", "rule: oracle chooses on the test set"),
+        (TWO_STAGES + "accuracy: oracle\n", "confirm trains without validation set"),
+        (TWO_STAGES.replace("epochs: 2", "epochs: 2, protocol: paper"), "confirm trains on the full training set"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, text)
+    assert sentence in str(caught.value)
+
+
+def test_a_study_takes_what_it_does_not_say_from_the_study_it_extends(tmp_path: Path) -> None:
+    write_study(tmp_path, SMALL, "base")
+    file = StudyFile(write_study(tmp_path, "extends: base.yaml\ntitle: Mine\nconfig: {epochs: 7}\n", "mine"))
+    assert (file.name, file.study.title, file.study.seeds) == ("mine", "Mine", [0, 1])
+    assert file.study.config == {"dataset": "digits", "epochs": 7, "batch_size": 256}
+    assert file.place(("config", "batch_size")) == f"{tmp_path}/base.yaml:2:38"
+    assert file.place(("config", "epochs")) == f"{tmp_path}/mine.yaml:3:10"
+
+
+def test_a_study_extends_a_shipped_one_by_name(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "extends: quickstart\nseeds: [5]\n")
+    assert {config.seed for config in plan.configs.values()} == {5}
+    assert len(plan.cells) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("extends: mine.yaml\n", "mine.yaml:1:1: mine.yaml extends itself"),
+        ("extends: quickstrt\n", "mine.yaml:1:1: unknown study 'quickstrt'; did you mean 'quickstart'?"),
+    ],
+)
+def test_what_cannot_be_extended_is_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        StudyFile(write_study(tmp_path, text, "mine"))
+    assert sentence in str(caught.value)
+
+
+def test_an_axis_is_there_only_when_its_condition_holds(tmp_path: Path) -> None:
+    text = SEARCH.replace("searcher: {trials: 5}\n", "").replace("{uniform: [0.1, 0.9],", "{grid: [0.2, 0.4],")
+    plan = planned(tmp_path, text.replace("{loguniform: [0.001, 1]}", "{grid: [1]}").replace("choice", "grid"))
+    assert [candidate.values for candidate in plan.cells[1].candidates] == [
+        {"lambda_e": 1, "centres": "learned"},
+        {"lambda_e": 1, "centres": "parent", "centre_scale": 0.2},
+        {"lambda_e": 1, "centres": "parent", "centre_scale": 0.4},
+    ]
+
+
+def test_axes_that_wait_for_one_another_are_a_sentence(tmp_path: Path) -> None:
+    text = SEARCH.replace("choice: [learned, parent]", "choice: [learned, parent], when: {centre_scale: 0.5}")
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, text)
+    assert "the axes centre_scale and centres wait for one another; change a `when`" in str(caught.value)
+
+
+def searcher(now: Standing, folder: Path) -> OptunaSearcher:
+    groups = dict.fromkeys(now.states, "known")
+    return OptunaSearcher(now, missing_trials(now), groups, RecordStore(places_in(folder).trials).read)
+
+
+def trained(found: OptunaSearcher, folder: Path, n: int) -> list[TrainConfig]:
+    """Some suggested trials, filed; larger λe are better."""
+    configs = []
+    store = RecordStore(places_in(folder).trials)
+    while len(configs) < n and (config := found.suggest()) is not None:
+        store.write(done(config, 50, 50 + 10 * config.lambda_e))
+        found.tell(config.identity, "done")
+        configs.append(config)
+    return configs
+
+
+def test_a_search_tries_as_many_candidates_as_it_may_with_every_seed(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SEARCH)
+    now = standing(plan, places_in(tmp_path))
+    found = searcher(now, tmp_path)
+    configs = trained(found, tmp_path, 100)
+    assert found.limit == len(configs) == 2 + 5 * 2
+    assert len({config.identity for config in configs}) == 12
+    candidates = {(c.lambda_e, c.centres, c.centre_scale) for c in configs if c.lambda_e}
+    assert len(candidates) == 5
+    assert all(scale == 0.5 for _, centres, scale in candidates if centres == "learned")
+    after = standing(plan, places_in(tmp_path))
+    assert missing_trials(after) == []
+    best = evaluate_cell(after.plan.cells[1], after)
+    assert best.selected is not None
+    assert best.selected.values["lambda_e"] == max(scale for scale, _, _ in candidates)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 9])
+def test_a_search_that_was_cut_off_goes_on_as_the_same_search(tmp_path: Path, n: int) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    suggestions = []
+    for folder, stops in ((whole, [100]), (cut, [n, 100])):
+        folder.mkdir()
+        plan = planned(folder, SEARCH)
+        configs = []
+        for stop in stops:
+            configs += trained(searcher(standing(plan, places_in(folder)), folder), folder, stop)
+        suggestions.append([config.identity for config in configs])
+    assert sorted(suggestions[0]) == sorted(suggestions[1])
+
+
+def test_a_trial_that_was_begun_and_killed_is_a_known_candidate(tmp_path: Path) -> None:
+    plan, places = planned(tmp_path, SEARCH), places_in(tmp_path)
+    found = searcher(standing(plan, places), tmp_path)
+    config = next(c for c in iter(found.suggest, None) if c is not None and c.lambda_e)
+    with Claims(places.claims).hold(config.identity, 2, config.model_dump(mode="json")):
+        begun = standing(plan, places)
+    assert config.identity in begun.states
+    assert begun.states[config.identity] is State.RUNNING
+    assert len(begun.plan.cells[1].candidates) == 1
+
+
+def test_the_other_seeds_of_a_candidate_that_lost_are_not_begun(tmp_path: Path) -> None:
+    plan, places = planned(tmp_path, SEARCH), places_in(tmp_path)
+    found = searcher(standing(plan, places), tmp_path)
+    configs = [found.suggest() for _ in range(3)]
+    lost = configs[-1]
+    assert lost is not None
+    assert lost.lambda_e
+    RecordStore(places.trials).write(unfinished(lost, "stopped"))
+    found.tell(lost.identity, "stopped")
+    following = found.suggest()
+    assert following is not None
+    assert following.lambda_e != lost.lambda_e
+
+
+def test_a_search_counts_what_another_study_has_tried_already(tmp_path: Path) -> None:
+    grid = planned(
+        tmp_path, SEARCH.replace("searcher: {trials: 5}\n", "").replace("loguniform: [0.001, 1]", "grid: [0.5]"), "grid"
+    )
+    store = RecordStore(places_in(tmp_path).trials)
+    for configs in candidate_configs(grid, 1):
+        for config in configs:
+            store.write(done(config, 50))
+    now = standing(planned(tmp_path, SEARCH), places_in(tmp_path))
+    assert [candidate.values["lambda_e"] for candidate in now.plan.cells[1].candidates] == [0.5]
+    assert searcher(now, tmp_path).limit == 2 + 4 * 2
+
+
+def test_a_space_of_few_points_ends_the_search(tmp_path: Path) -> None:
+    text = SEARCH.replace("loguniform: [0.001, 1]", "choice: [0.1, 1]").replace("uniform: [0.1, 0.9]", "choice: [0.2]")
+    plan = planned(tmp_path, text.replace("trials: 5", "trials: 50"))
+    assert plan.cells[1].budget == 4
+    found = searcher(standing(plan, places_in(tmp_path)), tmp_path)
+    assert len(trained(found, tmp_path, 1000)) == 2 + 4 * 2
+
+
+def test_plans_of_both_stages_are_expanded_the_same_way_twice(tmp_path: Path) -> None:
+    path = write_study(tmp_path, TWO_STAGES)
+    first, second = (make_plan(StudyFile(path), made_manifest) for _ in range(2))
+    assert first.cells == second.cells
+    assert list(first.confirmations) == list(second.confirmations)
+    assert not set(first.configs) & set(first.confirmations)
