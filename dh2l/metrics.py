@@ -87,7 +87,7 @@ def clamped_pairs(name: str, weight: Tensor, *, ternary_threshold: float = 0.0) 
 
 
 def largest_cosines(weight: Tensor) -> Tensor:
-    """Each row's largest cosine to another row, clamped (footnote 6): ``(…, n, d)`` → ``(…, n)``.
+    """Each row's largest cosine to another row, clamped (footnote 6): ``(…, n, d)`` → ``(…, n)``, n ≥ 1.
 
     −0.99 for an only row. Finite, value and gradient; rows equally near share the gradient.
 

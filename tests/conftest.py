@@ -1,16 +1,22 @@
 """Fixtures of the harness's tests: places of their own, data prepared once, no variables that redirect them."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study_fixtures import CommandLine, places_in
 
+from dh2l import registry
 from dh2l.data import prepare
+from dh2l.names import METRICS, MODELS
 from study.places import Places
 
 REDIRECTING = (
     "DH2L_RESULTS",
     "DH2L_DATA",
+    "DH2L_PLUGINS",
     "MLFLOW_TRACKING_URI",
     "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_RUN_TAGS",
@@ -22,6 +28,19 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of whoever runs the tests redirects results, data or MLflow."""
     for name in REDIRECTING:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What a test registers or loads as a plugin is gone after it."""
+    registries: tuple[dict[str, Any], ...] = (METRICS, registry.REGULARISERS, MODELS)
+    before, modules = [dict(known) for known in registries], set(sys.modules)
+    yield
+    for known, kept in zip(registries, before, strict=True):
+        known.clear()
+        known.update(kept)
+    for name in [name for name in sys.modules if name.startswith("dh2l_plugin_") and name not in modules]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

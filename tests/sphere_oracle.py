@@ -151,6 +151,13 @@ class Oracle:
 
     def violations(self) -> dict[str, Tensor]:
         total = {key: torch.zeros((), dtype=torch.float64) for key in ("c1", "c2", "c3")}
+        for found in self.violations_by_level().values():
+            total = {key: total[key] + self.mean(found[key]) for key in total}
+        return total
+
+    def violations_by_level(self) -> dict[int, dict[str, list[Tensor]]]:
+        """Of each level each constraint's violations, one by one."""
+        levels = {}
         for level in range(2, self.L + 1):
             found: dict[str, list[Tensor]] = {"c1": [], "c2": [], "c3": []}
             carriers = [node for node in self.nodes(level - 1) if self.seen(node)]
@@ -162,7 +169,22 @@ class Oracle:
                 if j[:-1] == k[:-1]:
                     distance = self.length(self.c[j] - self.c[k])
                     found["c3"].append(torch.relu(self.radius(j) + self.radius(k) - distance))
-            total = {key: total[key] + self.mean(found[key]) for key in total}
+            levels[level] = found
+        return levels
+
+    def centre_orthogonality(self) -> Tensor:
+        """‖C·Cᵀ − I‖ of every parent with two seen children, C's rows one by one; D11."""
+        total = torch.zeros((), dtype=torch.float64)
+        for level in range(1, self.L):
+            norms = []
+            for parent in self.nodes(level - 1):
+                centres = [self.c[k] for k in self.children(parent) if self.seen(k)]
+                units = [c / self.length(c) if c.any() else c for c in centres]  # at 0 it has no direction
+                if len(units) > 1:
+                    squares = [(a * b).sum() ** 2 for a in units for b in units if a is not b]
+                    square = sum(squares, torch.zeros((), dtype=torch.float64))
+                    norms.append(square.sqrt() if square > 0 else square.detach())
+            total = total + self.mean(norms)
         return total
 
     def gradients(self, value: Tensor) -> dict[str, Tensor]:

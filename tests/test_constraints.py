@@ -6,9 +6,10 @@ from collections.abc import Collection
 import pytest
 import torch
 from sphere_oracle import DEEP, FLAT, MODES, TREES, UNBALANCED, Oracle, library_gradients, make, seen_mask
+from torch import Tensor
 
 from dh2l.classifier import CentreMode, HierarchicalClassifier, RadiusMode, Spheres
-from dh2l.constraints import violations
+from dh2l.constraints import Multipliers, centre_orthogonality, level_violations, violations
 
 SEEN: dict[str, list[Collection[str] | None]] = {
     "flat": [None, "bde"],
@@ -62,6 +63,91 @@ def test_violations_and_gradients_are_those_of_the_double_loop(
 def test_without_a_hierarchy_there_is_nothing_to_violate(centres: CentreMode, radius: RadiusMode) -> None:
     classifier = make(FLAT, centres, radius)
     assert [v.item() for v in violations(classifier, classifier.spheres()).values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_levels_violation_is_the_mean_over_its_nodes_of_each_violation_or_of_its_square(squared: bool) -> None:
+    classifier = make(DEEP)
+    oracle = Oracle(classifier, "acdhi")
+    oracle.inner_radii = initial_radii(classifier, 0)
+    found = level_violations(classifier, classifier.spheres(), seen=seen_mask(DEEP, "acdhi"), squared=squared)
+    one_by_one = oracle.violations_by_level()
+    assert found.keys() == {"c1", "c2", "c3"}
+    for key, levels in found.items():
+        assert levels.keys() == one_by_one.keys() == {2, 3}
+        for level, value in levels.items():
+            expected = oracle.mean([v**2 if squared else v for v in one_by_one[level][key]])
+            torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-6, atol=2e-6)
+
+
+def test_multipliers_follow_the_epochs_mean_violation_weighted_by_images() -> None:
+    """D10: m ← m + ρ·v̄ with ρ = λ_C, from 0; the term is m·v + ½ρv², summed over levels."""
+    multipliers = Multipliers({"c1": 0.5, "c3": 2.0}, range(2, 4), torch.device("cpu"))
+    place = multipliers.values.data_ptr()
+
+    def batch(c1: tuple[float, float], c3: tuple[float, float]) -> dict[str, dict[int, Tensor]]:
+        return {k: dict(zip((2, 3), torch.tensor(v), strict=True)) for k, v in (("c1", c1), ("c2", c1), ("c3", c3))}
+
+    first, second = batch((1, 0), (3, 2)), batch((4, 0), (0, 2))
+    assert [t.item() for t in multipliers.terms(first)] == [0.25, 13]
+    multipliers.note(first, 8)
+    multipliers.note(second, 4)
+    assert not multipliers.values.any()
+    multipliers.update(12)
+    assert multipliers.values.tolist() == [[0.5 * 2, 0], [2 * 2, 2 * 2]]
+    assert [t.item() for t in multipliers.terms(first)] == [1 + 0.25, 4 * 3 + 4 * 2 + 13]
+    assert {name: v.item() for name, v in multipliers.shown().items()} == {
+        "multiplier_c1_2": 1, "multiplier_c1_3": 0, "multiplier_c3_2": 4, "multiplier_c3_3": 4,
+    }  # fmt: skip
+    multipliers.note(second, 12)
+    multipliers.update(12)
+    assert multipliers.values.tolist() == [[3, 0], [4, 8]]
+    assert multipliers.values.data_ptr() == place
+
+
+@pytest.mark.parametrize("tree_name", TREES)
+@pytest.mark.parametrize(("centres", "radius"), MODES)
+def test_centre_orthogonality_is_the_double_loop_over_siblings_centres(
+    centres: CentreMode, radius: RadiusMode, tree_name: str
+) -> None:
+    tree = TREES[tree_name]
+    for seed, names in enumerate(SEEN[tree_name]):
+        classifier = make(tree, centres, radius, seed=seed)
+        oracle = Oracle(classifier, names)
+        found = centre_orthogonality(classifier, classifier.spheres(), seen=seen_mask(tree, names))
+        expected = oracle.centre_orthogonality()
+        torch.testing.assert_close(found.detach(), expected.detach(), check_dtype=False)
+        gradients = library_gradients(classifier, found)
+        for name, gradient in oracle.gradients(expected).items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_orthogonal_centres_cost_nothing_and_equal_ones_the_most() -> None:
+    """Of n equal unit centres every product is 1: ‖C·Cᵀ − I‖ is √(n(n − 1))."""
+    classifier = make(UNBALANCED)
+    with torch.no_grad():
+        classifier.centre["1"].copy_(torch.eye(4, 6) * torch.tensor([[1.0], [2], [3], [4]]))
+    assert centre_orthogonality(classifier, classifier.spheres()).item() == 0
+    assert not any(
+        g.any() for g in library_gradients(classifier, centre_orthogonality(classifier, classifier.spheres())).values()
+    )
+    with torch.no_grad():
+        classifier.centre["1"].copy_(torch.ones(4, 6))
+    assert centre_orthogonality(classifier, classifier.spheres()).item() == pytest.approx(math.sqrt(12))
+    two = centre_orthogonality(classifier, classifier.spheres(), seen=seen_mask(UNBALANCED, "ab"))
+    assert two.item() == pytest.approx(math.sqrt(2))
+    assert centre_orthogonality(classifier, classifier.spheres(), seen=seen_mask(UNBALANCED, "ac")).item() == 0
+
+
+def test_a_centre_at_0_is_orthogonal_to_all_and_gets_no_gradient() -> None:
+    classifier = make(UNBALANCED)
+    with torch.no_grad():
+        classifier.centre["1"][1] = 0
+    found = centre_orthogonality(classifier, classifier.spheres())
+    gradient = library_gradients(classifier, found)["centre.1"]
+    assert gradient.isfinite().all()
+    assert not gradient[1].any()
+    assert gradient[[0, 2, 3]].any(dim=1).all()
 
 
 def two_spheres(distance: float, r_inner: float, r_outer: float) -> tuple[HierarchicalClassifier, Spheres]:

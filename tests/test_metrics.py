@@ -1,6 +1,7 @@
 """The pairwise penalties, against a slow reading of the table of the method, and at their edges."""
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dh2l import rivals  # noqa: F401 registers ours
 from dh2l.errors import UserError
-from dh2l.metrics import METRICS, clamped_pairs, pairwise_penalty
-from dh2l.names import PAPER_METRICS
+from dh2l.metrics import METRICS, clamped_pairs, largest_cosines, pairwise_penalty
+from dh2l.names import PAPER_METRICS, Means
 
-EVERY_KEY = pytest.mark.parametrize("name", PAPER_METRICS)
-RIESZ = ("n_euclidean2", "angular2")
+EVERY_KEY = pytest.mark.parametrize("name", METRICS)
+RIESZ = tuple(name for name in METRICS if re.fullmatch(r"(half_)?(n_euclidean|angular)[012]", name))
+HALF_SPACE = tuple(name for name in RIESZ if name.startswith("half_"))
 CONTINUOUS = (*RIESZ, "cosine")
 HAMMING = ("hamming_binary", "hamming_ternary")
 COMBINED = tuple(name for name in PAPER_METRICS if name not in CONTINUOUS + HAMMING)
-PRIMED = tuple(name for name in PAPER_METRICS if name.endswith("_arccos"))
+PRINTED = tuple(name for name in COMBINED if METRICS[name].depends_on_means)
+PRIMED = tuple(name for name in METRICS if name.endswith("_arccos"))
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -36,6 +40,10 @@ def mean_cosine(W: Tensor) -> float:
     return pairwise_penalty("cosine", W).sum().item() / (len(W) * (len(W) - 1))
 
 
+def mean_size_of_cosine(W: Tensor) -> float:
+    return pairwise_penalty("cosine", W).abs().sum().item() / (len(W) * (len(W) - 1))
+
+
 def gradient(name: str, W: Tensor) -> Tensor:
     """Of the sum of all penalties."""
     leaf = W.detach().clone().requires_grad_()
@@ -45,7 +53,16 @@ def gradient(name: str, W: Tensor) -> Tensor:
 # The oracle on values: one pair at a time, plain floats.
 
 
-def value_oracle(name: str, u: list[float], v: list[float]) -> float:
+def riesz_oracle(name: str, cos: float) -> float:
+    """MHE's energy of a pair; in half-space form the mean over the pairs that ±u and ±v make, but (w, −w)."""
+    if name.startswith("half_"):
+        signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+        return sum(riesz_oracle(name.removeprefix("half_"), a * b * cos) for a, b in signs) / 4
+    distance = math.acos(cos) if name.startswith("angular") else math.sqrt(2 - 2 * cos)
+    return {"0": -math.log(distance), "1": 1 / distance, "2": distance**-2}[name[-1]]
+
+
+def value_oracle(name: str, u: list[float], v: list[float], *, printed: bool = False) -> float:
     d = len(u)
     lengths = math.sqrt(math.fsum(x * x for x in u)) * math.sqrt(math.fsum(x * x for x in v))
     cos = math.fsum(x * y for x, y in zip(u, v, strict=True)) / lengths
@@ -56,10 +73,8 @@ def value_oracle(name: str, u: list[float], v: list[float]) -> float:
     else:
         h = sum(1 if (x >= 0) == (y >= 0) else -1 for x, y in zip(u, v, strict=True))
     phi = (1 - h / d) / 2
-    if name == "n_euclidean2":
-        return 1 / (2 - 2 * clamped)
-    if name == "angular2":
-        return 1 / math.acos(clamped) ** 2
+    if name in RIESZ:
+        return riesz_oracle(name, clamped)
     if name == "cosine":
         return cos
     if name.startswith("hamming"):
@@ -67,13 +82,17 @@ def value_oracle(name: str, u: list[float], v: list[float]) -> float:
     if name.endswith("_arccos"):
         name = name.removesuffix("_arccos")
         phi = math.acos(min(max(h / d, -0.99), 0.99)) / math.pi
-    elif name in ("gm", "cos_gm"):
+    elif name in ("gm", "cos_gm") and not printed:
         phi = max(phi, 1 / (4 * d))
     means: dict[str, Callable[[float, float], float]] = {
         "am": lambda a, b: (a + b) / 2,
         "gm": lambda a, b: math.sqrt(a * b),
         "hm": lambda a, b: 0 if a + b == 0 else 2 * a * b / (a + b),
     }
+    if printed and not name.endswith("_cos"):  # D2: eq. 9 and 10
+        means |= {"gm": lambda a, b: a * b, "hm": lambda a, b: 4 * a * b / (a + b)}
+    if printed and name == "gm_cos":  # D2: the product again, without its root
+        means["gm"] = lambda a, b: a * b
     if name.startswith("cos_"):
         return (math.cos(math.pi * means[name[-2:]](phi, theta)) + 1) / 2
     if name.endswith("_cos"):
@@ -109,9 +128,14 @@ def pair_oracle(name: str, u: Tensor, v: Tensor) -> Tensor:
     phi = torch.acos(clamped_scalar(h)) / pi if name.endswith("_arccos") else (1 - h) / 2
     floored = straight_through(torch.maximum(phi, torch.full_like(phi, 1 / (4 * d))), phi)
     a, b = (torch.cos(pi * phi) + 1) / 2, (torch.cos(pi * theta) + 1) / 2
+    if name in RIESZ:
+        energies = []
+        for side in (1, -1) if name in HALF_SPACE else (1,):
+            near = clamped_scalar(side * cos)
+            distance = torch.acos(near) if "angular" in name else (2 - 2 * near).sqrt()
+            energies.append(-distance.log() if name.endswith("0") else distance ** -int(name[-1]))
+        return torch.stack(energies).mean()
     table: dict[str, Callable[[], Tensor]] = {
-        "n_euclidean2": lambda: (2 - 2 * clamped_scalar(cos)).reciprocal(),
-        "angular2": lambda: (pi * theta).pow(-2),
         "cosine": lambda: cos,
         "hamming_binary": lambda: 1 - phi,
         "hamming_ternary": lambda: 1 - phi,
@@ -187,6 +211,40 @@ def test_gradients_are_the_double_loop_with_its_own_straight_through_signs(
     torch.testing.assert_close(gradient(name, W), gradient_oracle(name, W), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", COMBINED)
+@ORACLE_ROWS
+def test_printed_means_are_the_double_loop_too(name: str, rows: Callable[[], Tensor]) -> None:
+    """D2: GM as a·b and HM as 4ab/(a + b) in eq. 9 and 10, `gm_cos` squared; the others as they are."""
+    W = rows()
+    listed = W.tolist()
+    expected = [[0 if u is v else value_oracle(name, u, v, printed=True) for v in listed] for u in listed]
+    found = pairwise_penalty(name, W, means="printed")
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-12)
+    assert torch.equal(found, pairwise_penalty(name, W)) == (name not in PRINTED)
+
+
+@pytest.mark.parametrize("name", ["gm_cos", "gm_cos_arccos"])
+def test_printed_gm_cos_is_the_square_of_the_exact_one(name: str) -> None:
+    W = rows_at_the_edges()
+    torch.testing.assert_close(pairwise_penalty(name, W, means="printed"), pairwise_penalty(name, W) ** 2)
+
+
+@pytest.mark.parametrize("name", ["cos_hm", "cos_hm_arccos"])
+def test_printed_cos_hm_attracts_beyond_orthogonality(name: str) -> None:
+    """Of the exact one opposite rows cost least; of the printed one orthogonal rows do, and opposite ones attract."""
+    W = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [-1, -1, -1, -1]], dtype=torch.float64)
+    orthogonal, opposite = pairwise_penalty(name, W, means="printed")[0, 1:]
+    assert orthogonal.item() == pytest.approx(0)
+    assert opposite.item() > 0.8
+    obtuse = torch.tensor([[0.5, 0.4, 0.3, 0.3], [-0.5, -0.4, -0.3, 0.2]], dtype=torch.float64)
+    signs: dict[Means, int] = {"exact": -1, "printed": 1}
+    for means, sign in signs.items():
+        leaf = obtuse.clone().requires_grad_()
+        penalty = pairwise_penalty(name, leaf, means=means).sum()
+        downhill = -torch.autograd.grad(penalty, leaf)[0]
+        assert sign * (mean_cosine(obtuse + 1e-4 * downhill) - mean_cosine(obtuse)) > 0
+
+
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_continuous_gradients_are_the_finite_differences(name: str) -> None:
     W = (normal(4, 6) * 2).requires_grad_()  # some rows are divided by their largest entry, some not
@@ -235,6 +293,16 @@ def test_values_and_gradients_are_finite_on_degenerate_rows(name: str, case: str
         assert gradient(name, W).isfinite().all()
 
 
+@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_printed_means_are_finite_on_degenerate_rows_too(name: str, case: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        W = torch.tensor(DEGENERATE[case], dtype=dtype, requires_grad=True)
+        penalty = pairwise_penalty(name, W, means="printed")
+        assert penalty.isfinite().all()
+        assert torch.autograd.grad(penalty.sum(), W)[0].isfinite().all()
+
+
 @EVERY_KEY
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_no_rows_have_no_pairs_and_one_row_has_none_either(name: str, batch: tuple[int, ...]) -> None:
@@ -275,16 +343,49 @@ def test_the_eighteen_fall_as_rows_turn_from_equal_over_orthogonal_to_opposite(n
     assert opposite < 0.05
 
 
+def both_signs(W: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows joined by their negatives, and which unordered pairs of those are not (w, −w)."""
+    n = len(W)
+    pairs = torch.ones(2 * n, 2 * n, dtype=torch.bool).triu(diagonal=1)
+    pairs[torch.arange(n), torch.arange(n) + n] = False
+    return torch.cat([W, -W]), pairs
+
+
+@pytest.mark.parametrize("name", HALF_SPACE)
+@pytest.mark.parametrize("rows", [plain_rows, rows_at_the_edges])
+def test_half_space_is_the_plain_energy_of_rows_joined_by_their_negatives(
+    name: str, rows: Callable[[], Tensor]
+) -> None:
+    """The mean over pairs is the same, and the sum a quarter: each pair of rows makes four."""
+    W = rows()
+    joined, pairs = both_signs(W)
+    literal = pairwise_penalty(name.removeprefix("half_"), joined)[pairs]
+    ours = pairwise_penalty(name, W)[torch.ones_like(W @ W.mT, dtype=torch.bool).triu(diagonal=1)]
+    assert len(literal) == 4 * len(ours)
+    torch.testing.assert_close(ours.mean(), literal.mean())
+    torch.testing.assert_close(ours.sum(), literal.sum() / 4)
+
+
+@pytest.mark.parametrize("name", HALF_SPACE)
+def test_half_space_takes_opposite_rows_for_equal_ones(name: str) -> None:
+    W = normal(2, 6)
+    torch.testing.assert_close(pairwise_penalty(name, W * torch.tensor([[1], [-1]])), pairwise_penalty(name, W))
+    downhill = -gradient(name, W)
+    assert abs(mean_cosine(W + 1e-3 * downhill)) < abs(mean_cosine(W))
+
+
 @EVERY_KEY
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("spread", [None, 0.25], ids=["random", "near-duplicate"])
 def test_a_small_step_down_the_gradient_lowers_the_mean_cosine(name: str, seed: int, spread: float | None) -> None:
+    """In half-space, where opposite rows count as equal, that of near-duplicates, and of random rows its mean size."""
     W = normal(16, 32, seed=seed) * 0.5
     if spread is not None:
         W = normal(1, 32, seed=100 + seed) * 0.5 + spread * W
         assert 0.8 < mean_cosine(W) < 0.99
     downhill = -gradient(name, W)
-    assert mean_cosine(W + 1e-3 * W.norm() / downhill.norm() * downhill) < mean_cosine(W)
+    mean = mean_size_of_cosine if name in HALF_SPACE and spread is None else mean_cosine
+    assert mean(W + 1e-3 * W.norm() / downhill.norm() * downhill) < mean(W)
 
 
 @EVERY_KEY
@@ -427,5 +528,20 @@ def test_the_twenty_three_keys_have_their_printed_labels() -> None:
         "cos_am_arccos": "D'_cos(AM)",
     }
     assert {key: METRICS[key].display_label for key in labels} == labels
-    assert len(PAPER_METRICS) == len({METRICS[key].display_label for key in PAPER_METRICS}) == 23
+    assert len(PAPER_METRICS) == 23
+    assert len(METRICS) == len({metric.display_label for metric in METRICS.values()}) == 23 + 10
     assert all(metric.key == key for key, metric in METRICS.items())
+
+
+def test_the_largest_cosine_is_that_to_the_nearest_other_row() -> None:
+    W = torch.tensor([[1.0, 0], [0.6, 0.8], [-1, 0], [2, 0.001]])
+    assert largest_cosines(W).tolist() == pytest.approx([0.99, 0.6004, -0.6, 0.99], abs=1e-3)
+    assert largest_cosines(W[:1]).tolist() == pytest.approx([-0.99])
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_largest_cosines_are_finite_on_degenerate_rows(case: str) -> None:
+    W = torch.tensor(DEGENERATE[case], requires_grad=True)
+    found = largest_cosines(W)
+    assert found.isfinite().all()
+    assert torch.autograd.grad(found.arccos().sum(), W)[0].isfinite().all()

@@ -1,7 +1,8 @@
 """The loss: its terms against double loops on trained weights, and which tensors each weight reaches."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from tiny_data import H0, E, H, one_thread, run, tiny, tiny_config
 from torch import Tensor
 from torch.nn import functional
 
-from dh2l import checkpoint
+from dh2l import checkpoint, registry
 from dh2l.classifier import HierarchicalClassifier
 from dh2l.config import TrainConfig
+from dh2l.constraints import level_violations
+from dh2l.energy import energy
+from dh2l.errors import UserError
+from dh2l.metrics import clamped_pairs, pairwise_penalty
 from dh2l.network import Network, build_network
-from dh2l.objective import Loss, Objective
+from dh2l.objective import Loss, Objective, Vectors
 from dh2l.tree import ClassTree
 
 Row = npt.NDArray[np.float64]
@@ -104,6 +109,7 @@ def expected_values(config: TrainConfig, network: Network, initial: Network, tre
             ):
                 values |= {f"{name}_{level}": value.item() for level, value in terms.items()}
         values |= {f"violation_{name}": value.item() for name, value in oracle.violations().items()}
+        values["centre_orthogonality"] = oracle.centre_orthogonality().item()
     return values
 
 
@@ -118,7 +124,7 @@ def test_an_epoch_reports_the_double_loops_values_on_the_weights_it_ends_with(ar
     network.load_state_dict(state["network"])
     assert not torch.equal(network.conv_weights()[0], initial.conv_weights()[0])
     expected = expected_values(config, network, initial, tree)
-    prefixes = ("energy_", "r_p_", "r_c_", "violation_")
+    prefixes = ("energy_", "r_p_", "r_c_", "violation_", "centre_")
     found = {name: history[-1] for name, history in result.history.items() if name.startswith(prefixes)}
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
@@ -181,6 +187,10 @@ LEARNED = {"classifier.surface.2", "classifier.centre.1"}
         ({**H, "centres": "parent"}, {"classifier.surface.1", "classifier.surface.2"}),
         ({**H, "centres": "mean"}, {"classifier.surface.2"}),
         ({**H0, "lambda_l": [0.5, 0.0], "metric": "cos_hm"}, set()),
+        ({**H0, "lambda_o": 0.5}, {"classifier.centre.1"}),
+        ({"lambda_mma": 0.5}, CONVOLUTIONS | {"classifier.weight"}),
+        ({"lambda_mma": 0.5, "mma_scope": "conv"}, CONVOLUTIONS),
+        ({**H0, "lambda_orthogonality": 0.5, "orthogonality_scope": "classifier"}, LEARNED),
         ({"metric": "cos_hm"}, set()),
     ],
 )
@@ -212,6 +222,9 @@ def test_a_constraint_reaches_surfaces_and_centres_where_it_is_violated(key: str
         (E, "lambda_e"),
         (H, "lambda_l"),
         ({**H0, "lambda_c3": 0.5}, "lambda_c3"),
+        ({**H0, "lambda_o": 0.5}, "lambda_o"),
+        ({"lambda_mma": 0.5}, "lambda_mma"),
+        ({"lambda_orthogonality": 0.5}, "lambda_orthogonality"),
     ],
 )
 def test_a_regularisers_gradient_is_proportional_to_its_weight(values: dict[str, Any], key: str) -> None:
@@ -251,6 +264,10 @@ EVERYTHING: dict[str, Any] = {
     "lambda_c1": 0.2,
     "lambda_c2": 0.4,
     "lambda_c3": 0.6,
+    "lambda_o": 0.8,
+    "lambda_mma": 0.3,
+    "lambda_orthogonality": 0.01,
+    "orthogonality_scope": "conv",
 }
 
 
@@ -261,6 +278,7 @@ def test_the_loss_is_the_sum_of_its_weighted_terms() -> None:
     objective, loss = Objective(tiny_config(**EVERYTHING), network, UNBALANCED), loss_of(network, EVERYTHING)
     assert objective.terms == (
         "cross-entropy", "energy", "hierarchy", "constraint c1", "constraint c2", "constraint c3",
+        "orthogonal centres", "mma", "orthogonality",
     )  # fmt: skip
     v = {name: value.item() for name, value in objective.values().items()}
     expected = [
@@ -270,8 +288,11 @@ def test_the_loss_is_the_sum_of_its_weighted_terms() -> None:
         0.2 * v["violation_c1"],
         0.4 * v["violation_c2"],
         0.6 * v["violation_c3"],
+        0.8 * v["centre_orthogonality"],
+        0.3 * v["regulariser_mma"],
+        0.01 * v["regulariser_orthogonality"],
     ]
-    assert min(expected) > 0
+    assert all(value > 0 for name, value in zip(objective.terms, expected, strict=True) if name != "mma")
     assert loss.terms.tolist() == pytest.approx(expected, rel=1e-5)
     assert loss.total.item() == pytest.approx(sum(expected), rel=1e-5)
     assert not loss.terms.requires_grad
@@ -330,3 +351,136 @@ def test_the_clamped_fraction_is_the_mean_over_layers_and_hierarchy() -> None:
     with torch.no_grad():  # c lies where a does: 1 of 21 pairs of classes, 1 of 3 + 1 + 6 pairs of R
         classifier.surface["2"][2] = classifier.surface["2"][0]
     assert objective.values()["clamped_fraction"].item() == pytest.approx((0 + 1 / 21 + 1 / 10) / 3)
+
+
+# The forms of D10.
+
+
+def constrained(form: str, **multipliers: float) -> tuple[Loss, Objective]:
+    """The loss of a hierarchy with violations under C1 and C3, and what computed it."""
+    values = {**H0, "lambda_c1": 0.5, "lambda_c3": 2.0, "constraint_form": form, "batch_structure": "all"}
+    network = network_of(values)
+    with torch.no_grad():
+        network.classifier.get_parameter("surface.2").mul_(10)
+    objective = Objective(tiny_config(**values), network, UNBALANCED)
+    if objective.multipliers is not None:
+        objective.multipliers.values.copy_(torch.tensor([[multipliers["c1"]], [multipliers["c3"]]]))
+    with one_thread():
+        return objective(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])), objective
+
+
+def test_the_constraints_come_as_hinge_square_or_augmented_lagrangian() -> None:
+    """λ·(mean of v), λ·(mean of v²), and m·v + ½ρv² of the level's mean v with ρ = λ."""
+    hinge, objective = constrained("hinge")
+    classifier = objective.network.classifier
+    assert isinstance(classifier, HierarchicalClassifier)
+    v = [objective.values()[f"violation_{name}"].item() for name in ("c1", "c3")]
+    squares = level_violations(classifier, classifier.spheres(), squared=True)
+    assert hinge.terms[1:].tolist() == pytest.approx([0.5 * v[0], 2.0 * v[1]])
+    expected = [0.5 * squares["c1"][2].item(), 2.0 * squares["c3"][2].item()]
+    assert constrained("squared")[0].terms[1:].tolist() == pytest.approx(expected)
+    assert expected[0] > 0.5 * v[0] ** 2  # a mean of squares, not the square of a mean
+    augmented, objective = constrained("augmented", c1=3.0, c3=0.0)
+    assert augmented.terms[1:].tolist() == pytest.approx([3 * v[0] + 0.25 * v[0] ** 2, 1.0 * v[1] ** 2])
+    assert objective.values()["multiplier_c1_2"].item() == 3
+
+
+# Registered regularisers.
+
+
+def rows_of(network: Network, scope: str) -> list[Row]:
+    """The layers of a scope as matrices of rows in float64."""
+    layers = [weight.detach().double().flatten(1).numpy() for weight in network.conv_weights()]
+    classifier = network.classifier.spheres().weight.detach().double().numpy()
+    return {"all": [*layers, classifier], "conv": layers, "classifier": [classifier]}[scope]
+
+
+@pytest.mark.parametrize("scope", ["all", "conv", "classifier"])
+def test_mma_is_minus_the_mean_smallest_angle_of_each_layer(scope: str) -> None:
+    values = {"lambda_mma": 1.0, "mma_scope": scope}
+    network = network_of(values)
+    expected = 0.0
+    for W in rows_of(network, scope):
+        unit = W / np.linalg.norm(W, axis=1, keepdims=True)
+        angles = np.arccos(np.clip(unit @ unit.T, -0.99, 0.99))
+        np.fill_diagonal(angles, np.inf)
+        expected -= angles.min(axis=1).mean()
+    assert loss_of(network, values).terms[1].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["all", "conv", "classifier"])
+def test_orthogonality_is_the_frobenius_norm_of_gram_less_identity(scope: str) -> None:
+    values = {"lambda_orthogonality": 1.0, "orthogonality_scope": scope}
+    network = network_of(values)
+    expected = sum(np.linalg.norm(W @ W.T - np.eye(len(W))) for W in rows_of(network, scope))
+    assert loss_of(network, values).terms[1].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_users_regulariser_is_given_the_vectors_the_batchs_classes_and_its_fields() -> None:
+    given: list[Vectors] = []
+
+    @registry.regulariser("spread")
+    def spread(vectors: Vectors, *, power: float = 2.0, scope: str = "all") -> Tensor:
+        given.append(vectors)
+        return power * sum((w.norm() for w in vectors.of(scope)), vectors.zero)
+
+    values = {**H0, "lambda_spread": 0.5, "spread_power": 3.0, "precision": "bf16"}
+    network = network_of(values)
+    loss = loss_of(network, values)
+    expected = sum(np.linalg.norm(W) for W in rows_of(network, "all"))
+    assert loss.terms[1].item() == pytest.approx(0.5 * 3 * expected, rel=1e-5)
+    (vectors,) = given
+    assert vectors.seen.tolist() == [True, False, True, True, False, False, False]
+    assert [w.dtype for w in vectors.layers] == [torch.float32] * (len(vectors.convolutions) + 1)
+    assert [tuple(w.shape) for w in vectors.convolutions[:2]] == [(16, 27), (16, 144)]
+    assert vectors.spheres.centres.keys() == {1}
+    objective = Objective(tiny_config(**values), network, UNBALANCED)
+    assert objective.values()["regulariser_spread"].item() == pytest.approx(3 * expected, rel=1e-5)
+    assert given[-1].seen.all()
+    with pytest.raises(UserError, match=r"unknown scope 'convs'; did you mean 'conv'"):
+        loss_of(network, values | {"spread_scope": "convs"})
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    ("gives", "sentence"),
+    [
+        (lambda v: v.classifier[0], "the regulariser odd gave a tensor of shape (64,) and torch.float32, but must"),
+        (lambda _: 1.0, "the regulariser odd gave 1.0, but must give a scalar tensor of floats"),
+        (lambda v: v.classifier.argmax(), "the regulariser odd gave a tensor of shape () and torch.int64, but must"),
+        (lambda v: v.nothing, "the regulariser odd raised AttributeError: 'Vectors' object has no attribute 'nothing'"),
+    ],
+)
+def test_a_regulariser_that_raises_or_gives_no_scalar_is_named(gives: Callable[[Vectors], Any], sentence: str) -> None:
+    registry.regulariser("odd")(gives)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        loss_of(network_of({}), {"lambda_odd": 1.0})
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_users_penalty_is_a_metric_of_e_and_h() -> None:
+    """The cosine comes clamped unless it is asked for bare; the agreement of codes as it is."""
+    registry.penalty("arc")(lambda cos: -cos.arccos())
+    registry.penalty("mixed", uses=("h", "cos"), clamp=False)(lambda h, cos: h * 2 + cos)
+    W = torch.tensor([[1.0, 0.0], [1.0, 0.01], [-1.0, -1.0]])
+    assert pairwise_penalty("arc", W)[0, 1].item() == pytest.approx(-math.acos(0.99))
+    assert clamped_pairs("arc", W).any()
+    assert pairwise_penalty("mixed", W)[0, 2].item() == pytest.approx(2 * -1 - math.sqrt(0.5))
+    assert not clamped_pairs("mixed", W).any()
+    values = {**E, **H, "metric": "mixed", "e_scope": "all"}
+    network = network_of(values)
+    terms = loss_of(network, values).terms
+    layers = [*network.conv_weights(), network.classifier.spheres().weight]
+    assert terms[1].item() == pytest.approx(0.5 * energy(layers, "mixed").item())
+    assert terms[2].abs().item() > 0
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_penalty_that_raises_or_gives_another_shape_is_named() -> None:
+    registry.penalty("summed")(lambda cos: cos.sum())
+    registry.penalty("broken")(lambda cos: cos.nothing)
+    with pytest.raises(UserError, match=r"the penalty summed was given pairs in shape \(2, 2\) and gave shape \(\)"):
+        pairwise_penalty("summed", torch.eye(2))
+    with pytest.raises(UserError, match=r"the penalty broken raised AttributeError"):
+        pairwise_penalty("broken", torch.eye(2))

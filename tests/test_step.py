@@ -24,6 +24,11 @@ from dh2l.trainer import Training, arithmetic, train
 
 CPU = torch.device("cpu")
 ARMS: dict[str, dict[str, Any]] = {"baseline": {}, "E": E, "H": H, "H0": H0, "E+H": {**EH, "lambda_c2": 0.1}}
+MORE: dict[str, dict[str, Any]] = {
+    "augmented, in parts": {**H0, "lambda_c2": 0.1, "lambda_c3": 0.5, "constraint_form": "augmented", "micro_batch": 3},
+    "rivals": {"lambda_mma": 0.1, "lambda_orthogonality": 0.01},
+    "orthogonal centres, half-space": {**EH, "metric": "half_angular2", "lambda_o": 0.1},
+}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -68,6 +73,88 @@ def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> No
             assert found["train_accuracy"] == metrics["train_accuracy"]
     for name, p in training.network.named_parameters():
         torch.testing.assert_close(p, parameters[name], rtol=5e-3, atol=5e-4)
+
+
+def accumulating_loop(config: TrainConfig, part: int) -> dict[str, Tensor]:
+    """The parameters after one epoch of plain SGD: each batch part by part, its gradients added up by hand."""
+    data = tiny()
+    network = build_network(config, UNBALANCED, (8, 8, 3))
+    objective = Objective(config, network, UNBALANCED)
+    normalise = Normalise(data.manifest.mean, data.manifest.std, CPU)
+    split = make_splits(config, data, CPU).train
+    bare = Objective(
+        config.model_copy(update={"lambda_l": 0.0, "lambda_c2": 0.0, "lambda_e": 0.0}), network, UNBALANCED
+    )
+    for images, labels in epoch_batches(split, batch_size=8, padding=1, flip=True, seed=config.seed, epoch=1):
+        network.zero_grad()
+        for i in range(0, len(labels), part):
+            mean = bare(normalise(images[i : i + part]), labels[i : i + part]).total
+            (mean * len(labels[i : i + part]) / len(labels)).backward()  # type: ignore[no-untyped-call]
+        loss = objective.regularisation(labels, torch.zeros(()), torch.zeros(()))
+        if loss.total.requires_grad:
+            loss.total.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for p in network.parameters():
+                assert p.grad is not None
+                p.sub_(config.lr * p.grad)
+    return dict(network.named_parameters())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_batch_in_parts_adds_up_to_the_whole_batchs_gradients(arm: str) -> None:
+    """Batches of 8 and a last one of 3, in parts of 3, 3, 2 and of 3."""
+    values = {**ARMS[arm], "momentum": 0.0, "weight_decay": 0.0, "lr": 0.01}
+    with one_thread():
+        training = Training(tiny_config(**values, micro_batch=3), tiny(), CPU)
+        training.train_epoch(1, 0.01)
+        parameters = accumulating_loop(tiny_config(**values), 3)
+        for name, p in training.network.named_parameters():
+            torch.testing.assert_close(p, parameters[name], rtol=1e-3, atol=1e-5)
+
+
+def test_without_batch_norm_parts_change_nothing() -> None:
+    """With batch norm frozen the same network sees the same images: loss, right answers and weights are the whole's."""
+    found = []
+    with one_thread():
+        for part in (None, 3):
+            training = Training(tiny_config(**EH, lr=0.01, micro_batch=part), tiny(), CPU)
+            training.network.eval()
+            metrics = training.train_epoch(1, 0.01)
+            found.append((metrics, torch.cat([p.detach().flatten() for p in training.network.parameters()])))
+    (whole, weights), (parts, same_weights) = found
+    assert parts == pytest.approx(whole, rel=1e-5)
+    torch.testing.assert_close(same_weights, weights, rtol=1e-4, atol=1e-6)
+
+
+def test_seen_means_the_whole_batch_also_in_parts() -> None:
+    """Two classes of one sphere in different parts are a pair."""
+    values = {**H, "metric": "cosine"}
+    network = build_network(tiny_config(**values), UNBALANCED, (8, 8, 3))
+    objective = Objective(tiny_config(**values), network, UNBALANCED)
+    together = objective(torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 2, 2])).terms[1]
+    assert objective.regularisation(torch.tensor([0, 0, 2, 2]), torch.zeros(()), torch.zeros(())).terms[1] == together
+    assert objective.regularisation(torch.tensor([0, 0]), torch.zeros(()), torch.zeros(())).terms[1] == 0 != together
+
+
+@pytest.mark.parametrize("micro_batch", [8, 100])
+def test_a_part_as_large_as_the_batch_is_the_whole_bit_for_bit(micro_batch: int) -> None:
+    assert numbers(run(tiny_config(**EH, micro_batch=micro_batch))[1]) == numbers(run(tiny_config(**EH))[1])
+
+
+def test_the_multipliers_of_a_step_stay_where_they_are_and_grow_once_an_epoch() -> None:
+    """By ρ times the mean of the epoch's violations, each batch weighted by its images."""
+    values = {**H0, "lambda_c3": 0.5, "constraint_form": "augmented", "batch_structure": "all", "lr": 1e-12}
+    with one_thread():
+        training = Training(tiny_config(**values), tiny(), CPU)
+        multipliers = training.objective.multipliers
+        assert multipliers is not None
+        place = multipliers.values.data_ptr()
+        v = training.objective.values()["violation_c3"].item()
+        assert v > 0
+        for epoch in (1, 2, 3):
+            training.train_epoch(epoch, 1e-12)
+            assert multipliers.values.tolist() == [[pytest.approx(0.5 * v * epoch, rel=1e-4)]]
+    assert multipliers.values.data_ptr() == place
 
 
 COMPILED = {**EH, "lr": 0.001, "compiled": True, "batch_size": 35}
@@ -243,10 +330,10 @@ def cuda_run(config: TrainConfig, *, replay: bool) -> list[dict[str, float | Non
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ARMS | MORE)
 def test_replayed_steps_give_the_numbers_of_plain_ones(arm: str) -> None:
     """With deterministic kernels bit for bit, over epochs that change the learning rate, and for both batch sizes."""
-    config = tiny_config(**ARMS[arm], epochs=WARM_UP + 3, deterministic=True, lr_milestones=[0.5])
+    config = tiny_config(**(ARMS | MORE)[arm], epochs=WARM_UP + 3, deterministic=True, lr_milestones=[0.5])
     assert cuda_run(config, replay=True) == cuda_run(config, replay=False)
 
 
@@ -277,9 +364,9 @@ def test_a_resumed_run_of_replayed_steps_is_the_straight_one(tmp_path: Path) -> 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ARMS | MORE)
 def test_no_step_waits_for_the_gpu(arm: str) -> None:
-    config = tiny_config(**ARMS[arm])
+    config = tiny_config(**(ARMS | MORE)[arm])
     training = Training(config, tiny(), torch.device("cuda"))
     training.train_epoch(1, 0.05)
     training.step.begin(2, 0.05)

@@ -234,6 +234,21 @@ def test_a_trial_s_params_are_its_config_and_its_arm(tmp_path: Path, tracked: Pl
     assert run.info.run_name == config.identity
 
 
+def test_a_record_of_a_trial_whose_plugin_is_not_loaded_is_shown_without_its_arm(
+    tracked: Places, tmp_path: Path
+) -> None:
+    """Its config cannot be validated then, but says all that it said."""
+    (config, *_) = planned(tmp_path, SMALL).configs.values()
+    record = done(config, 90)
+    record = record.model_copy(update={"config": record.config | {"metric": "of_a_plugin", "lambda_e": 0.5}})
+    view = StudyView(tracked, "small")
+    view.trial(record)
+    (run,) = runs(tracked, "trial")
+    assert run.data.params["metric"] == "of_a_plugin"
+    assert "arm" not in run.data.params
+    assert run.info.status == "FINISHED"
+
+
 def test_a_trial_s_three_accuracies_are_kept_apart(tmp_path: Path, tracked: Places) -> None:
     plan = planned(tmp_path, SMALL)
     config = next(iter(plan.configs.values()))

@@ -93,6 +93,8 @@ RESUMED: dict[str, Values] = {
     "E+H, constraints, warm-up": {**E, **H, "lambda_c3": 0.5, "warmup_epochs": 2},
     "H, parent, unit": {**H, "centres": "parent", "radius": "unit"},
     "paper protocol, bf16, shortcut B": {"protocol": "paper", "precision": "bf16", "shortcut": "B"},
+    "augmented constraints, in parts": {**H0, "lambda_c3": 0.5, "constraint_form": "augmented", "micro_batch": 3},
+    "rivals, orthogonal centres": {**H0, "lambda_mma": 0.1, "lambda_orthogonality": 0.01, "lambda_o": 0.2},
     "no momentum, decayed batch norm": {"momentum": 0.0, "decay_batch_norm": True},
 }
 
@@ -208,6 +210,8 @@ def drained(config: TrainConfig) -> tuple[list[EpochResult], Diverged]:
         ({**E, "lambda_e": 1e39}, "energy"),
         ({**H, "lambda_l": 1e39, "batch_structure": "all"}, "hierarchy"),
         ({**H0, "lambda_c3": 1e39, "batch_structure": "all"}, "constraint c3"),
+        ({"lambda_mma": 1e39, "mma_scope": "conv"}, "mma"),
+        ({**H0, "lambda_o": 1e39, "batch_structure": "all"}, "orthogonal centres"),
         ({**E, **H, "lambda_e": 1e39, "lambda_l": 1e39, "batch_structure": "all"}, "energy and the hierarchy"),
     ],
 )
