@@ -10,7 +10,7 @@ from dh2l.registry import REGULARISERS
 if TYPE_CHECKING:
     from dh2l.config import TrainConfig
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised when a change of this library's code changes the numbers that a config gives."""
 
 
@@ -79,6 +79,7 @@ def active_fields(config: "TrainConfig") -> set[str]:
         "lambda_l": not regularised,
         "batch_structure": not (regularised or constrained),
         "constraint_form": not config.constrained,
+        "shortcut": "cifar" not in str(MODELS[config.model].build),
         "tree": True,  # its hash stands for it
         "weights": bool(config.weights_hash),  # likewise
         "micro_batch": config.micro_batch is not None and config.micro_batch >= config.batch_size,

@@ -75,7 +75,15 @@ def with_measured_share(
     def measured(most: int) -> tuple[int, list[packing.Sample]] | str:
         try:
             return packing.choose(
-                lambda n: packing.side_by_side(n, config, places.data, threads=threads, plugins=resources.plugins), most
+                lambda n: packing.side_by_side(
+                    n,
+                    config,
+                    places.data,
+                    threads=threads,
+                    plugins=resources.plugins,
+                    tree=places.tree(config.tree_hash),
+                ),
+                most,
             )
         except UserError as error:  # Ray would wrap it into a traceback
             return str(error)

@@ -142,7 +142,7 @@ def _unfit(result: CellResult, study: Study) -> str:
 
 def _chosen(result: CellResult, study: Study) -> str:
     """What the shown numbers were chosen on, where that spoils a test of them: the best of many looks better."""
-    if len(result.cell.candidates) == 1:
+    if not result.chosen_on_these:
         return ""
     return "chosen on the test set" if study.rule == "oracle" else "chosen on these same seeds"
 

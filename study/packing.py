@@ -109,6 +109,7 @@ def side_by_side(
     threads: int = 1,
     seconds: float = 5.0,
     plugins: Sequence[Plugin] = (),
+    tree: Path = Path(),
 ) -> Sample:
     """Train n copies of a config at once, each in a process of its own, and measure them together.
 
@@ -116,6 +117,7 @@ def side_by_side(
         n: how many.
         config: bound to its data.
         data: the folder of prepared data sets.
+        tree: the file of the class tree that the config names, if it names one.
         device: a torch device.
         threads: CPU threads of each.
         seconds: how long to measure.
@@ -127,6 +129,7 @@ def side_by_side(
     what = {
         "config": config.model_dump(mode="json"),
         "data": str(data),
+        "tree": str(tree),
         "device": device,
         "threads": threads,
         "seconds": seconds,
@@ -189,10 +192,10 @@ def _measure(what: dict[str, Any]) -> None:
     import psutil
     import torch
 
-    from dh2l.data import load
     from dh2l.memory import freed_memory_kept
     from dh2l.step import WARM_UP
     from dh2l.trainer import Training, arithmetic
+    from study.prepared import data_of
 
     for name, text, hash_ in what["plugins"]:
         Plugin(name, None if text is None else text.encode("latin-1"), hash_).load()
@@ -201,7 +204,7 @@ def _measure(what: dict[str, Any]) -> None:
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU here")
     with freed_memory_kept(), arithmetic(config, what["threads"]):
-        training = Training(config, load(config.dataset, Path(what["data"])), device)
+        training = Training(config, data_of(config, Path(what["data"]), Path(what["tree"])), device)
         steps = _steps(training)
         with training.replayed.epoch() if training.replayed else nullcontext():
             for _ in range(WARM_UP + 2 if on_gpu else 1):

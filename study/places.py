@@ -63,6 +63,10 @@ class Places:
         """Copy of a data set's manifest: tables can be made where the images are not."""
         return self.results / "manifests" / f"{dataset}.json"
 
+    def tree(self, tree_hash: str) -> Path:
+        """A class tree that a study gives a data set, where its trials find it."""
+        return self.results / "trees" / f"{tree_hash}.json"
+
     def claim_name(self, study: str, file: Path) -> None:
         """Give a study's name to its file, so that another file of that name cannot overwrite its tables.
 

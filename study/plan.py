@@ -11,6 +11,7 @@ from dh2l.config import TrainConfig
 from dh2l.data import Manifest
 from dh2l.errors import UserError
 from dh2l.names import METRICS
+from dh2l.tree import ClassTree
 from study.paper import PrintedNumber, printed_number
 from study.space import Axis, Row, Value
 from study.spec import CellSpec
@@ -82,6 +83,16 @@ class Plan:
     def combinations(self) -> int:
         """Candidates of all cells, each for every seed, before shared trials are counted once."""
         return sum(len(candidate.trials) for cell in self.cells for candidate in cell.candidates)
+
+    @property
+    def trees(self) -> dict[str, ClassTree]:
+        """The class trees that the study gives its data sets, by their hash."""
+        trees = {}
+        for spec in self.specs:
+            config = spec.config(any_point(spec), self.file.study.seeds[0])
+            if config.tree is not None:
+                trees[config.tree_hash] = spec.tree_of(config, spec.manifest_of(config.dataset))
+        return trees
 
     def config(self, identity: str) -> TrainConfig:
         """The config of a trial of either stage."""

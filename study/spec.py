@@ -7,10 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from dh2l.config import TrainConfig
-from dh2l.data import Manifest
+from dh2l.data import Manifest, read_tree
 from dh2l.errors import UserError
 from dh2l.explain import findings
 from dh2l.registry import REGULARISERS, regulariser_fields
+from dh2l.tree import ClassTree
+from dh2l.weights import channel_statistics, with_weights_hash
 from study.arms import arm_settings, exists_in
 from study.space import Axis, Column, Row, Value
 from study.studyfile import StudyFile
@@ -119,9 +121,31 @@ class CellSpec:
                 "validation epoch; use accuracy: last"
             )
         try:
-            return config.bound(self.manifest_of(config.dataset))
+            manifest = self.manifest_of(config.dataset)
         except UserError as error:
             raise type(error)(f"{self._place(('dataset',))}: {error}") from None
+        return self._bound(config, manifest)
+
+    def _bound(self, config: TrainConfig, manifest: Manifest) -> TrainConfig:
+        """The config tied to its data, class tree and weights."""
+        key = "dataset"
+        try:
+            if config.tree is not None:
+                key = "tree"
+                manifest = manifest.with_tree(self.tree_of(config, manifest))
+            bound = config.bound(manifest)
+            key = "weights"
+            bound = with_weights_hash(bound)
+            key = "statistics"
+            channel_statistics(bound, manifest)
+        except UserError as error:
+            raise type(error)(f"{self._place((key,))}: {error}") from None
+        return bound
+
+    def tree_of(self, config: TrainConfig, manifest: Manifest) -> ClassTree:
+        """The class tree that a config names: a shipped one, or a file, first from the study's folder."""
+        beside = self.file.document.path.parent / str(config.tree)
+        return read_tree(beside if beside.is_file() else str(config.tree), manifest.classes)
 
     def _settings(self, values: dict[str, Value]) -> dict[str, Any]:
         study = self.file.study

@@ -117,13 +117,22 @@ def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
         known = False
     if not known:
         raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
+    return StudyFile(path, key_values("--set", overrides or [], "epochs=2"))
+
+
+def key_values(option: str, texts: list[str], example: str) -> dict[str, Any]:
+    """The values of an option that reads ``key=value`` and may stand several times.
+
+    Raises:
+        UserError: one that reads otherwise.
+    """
     values = {}
-    for override in overrides or []:
-        key, equals, text = override.partition("=")
+    for text in texts:
+        key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {override!r} must read key=value, for instance --set epochs=2")
-        values[key.strip()] = parse_value(text)
-    return StudyFile(path, values)
+            raise UserError(f"{option} {text!r} must read key=value, for instance {option} {example}")
+        values[key.strip()] = parse_value(value)
+    return values
 
 
 def _word(value: Any) -> str:

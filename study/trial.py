@@ -8,7 +8,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from dh2l.config import TrainConfig
-from dh2l.data import load
 from dh2l.errors import Diverged
 from dh2l.memory import freed_memory_kept
 from dh2l.results import EpochResult, TrainResult
@@ -17,6 +16,7 @@ from study import provenance
 from study.claims import ClaimedElsewhere, Claims, Holder
 from study.filing import arrays_of, finished_record, unfinished_record
 from study.places import Places
+from study.prepared import data_of
 from study.records import Failure, Record, RecordStore
 
 TRACEBACK_LINES = 30
@@ -77,7 +77,7 @@ def _train_to_record(
     started, here = datetime.now(UTC), provenance.circumstances()
     checkpoints = places.checkpoint(config.identity)
     try:
-        data = load(config.dataset, places.data)
+        data = data_of(config, places.data, places.tree(config.tree_hash))
         training = train(config, data, device=device, threads=threads, checkpoints=checkpoints, circumstances=here)
         with closing(training):
             while True:

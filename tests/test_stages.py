@@ -173,7 +173,7 @@ def test_a_search_that_was_cut_off_goes_on_as_the_same_search(tmp_path: Path, n:
     for folder, stops in ((whole, [100]), (cut, [n, 100])):
         folder.mkdir()
         plan = planned(folder, SEARCH)
-        configs = []
+        configs: list[TrainConfig] = []
         for stop in stops:
             configs += trained(searcher(standing(plan, places_in(folder)), folder), folder, stop)
         suggestions.append([config.identity for config in configs])

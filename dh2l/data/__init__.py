@@ -8,8 +8,9 @@ Importing this imports neither torch nor Pillow nor scikit-learn.
 """
 
 from dh2l.data.manifest import FileRecord, Manifest
+from dh2l.data.planted import Planted, planted
 from dh2l.data.prepare import prepare
-from dh2l.data.registry import DATA_SETS, DataSet, register
+from dh2l.data.registry import DATA_SETS, DataSet, register, register_planted
 from dh2l.data.sources import ImageFiles, Images
 from dh2l.data.split import stratified_split
 from dh2l.data.store import PreparedData, load, prepared, read_manifest, verify
@@ -22,13 +23,16 @@ __all__ = [
     "ImageFiles",
     "Images",
     "Manifest",
+    "Planted",
     "PreparedData",
     "load",
+    "planted",
     "prepare",
     "prepared",
     "read_manifest",
     "read_tree",
     "register",
+    "register_planted",
     "shipped_trees",
     "stratified_split",
     "verify",

@@ -10,6 +10,7 @@ from typing import TypedDict, Unpack, overload
 from dh2l.data.cars import WHERE_CARS, read_cars
 from dh2l.data.cifar import read_cifar
 from dh2l.data.cub import read_cub200
+from dh2l.data.planted import Planted, planted
 from dh2l.data.sources import ImageFiles, Images, Report, read_digits
 from dh2l.errors import UserError
 
@@ -114,7 +115,19 @@ def _called(read: Read) -> tuple[object, object]:
     return getattr(read, "__module__", read), getattr(read, "__qualname__", read)
 
 
+def register_planted(name: str, settings: Planted) -> None:
+    """Give a planted hierarchy of these settings a name."""
+    register(
+        name, partial(_read_planted, settings), flip=False, crop_padding=1, downloads=True, comes_with="this project"
+    )
+
+
+def _read_planted(settings: Planted, _source: Path | None, _downloads: Path, _report: Report) -> Images:
+    return planted(settings)
+
+
 register("digits", read_digits, flip=False, crop_padding=1, downloads=True, comes_with="scikit-learn")
+register_planted("planted", Planted())
 register("cifar10", partial(read_cifar, "cifar10"), crop_padding=4, downloads=True)
 register("cifar100", partial(read_cifar, "cifar100"), crop_padding=4, downloads=True)
 register("cub200", read_cub200, downloads=True, shorter_side=256, crop=224)

@@ -72,6 +72,8 @@ def load_standing(study: str, overrides: list[str] | None, places: Places, *, wr
         places.claim_name(file.name, file.document.path)
         for name, manifest in manifests.items():
             write_atomically(places.manifest(name), manifest.model_dump_json().encode())
+        for key, tree in plan.trees.items():
+            write_atomically(places.tree(key), json.dumps(tree.paths, ensure_ascii=False).encode())
     now = standing(plan, places)
     for warning in now.found.warnings():
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
@@ -83,7 +85,7 @@ def load_standing(study: str, overrides: list[str] | None, places: Places, *, wr
 
 def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
     """A data set's manifest; to look at results, the copy beside them does."""
-    from dh2l.data import Manifest, prepare, read_manifest, verify
+    from dh2l.data import DATA_SETS, Manifest, prepare, read_manifest, verify
 
     try:
         # Before anything is trained, every byte is read once: damage of the right size would go into records.
@@ -97,9 +99,9 @@ def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
                 f"shown as it was last run, hash {manifest.data_hash[:12]}"
             )
             return manifest
-        if name != "digits" or (places.data / name).exists():
+        if name not in DATA_SETS or not DATA_SETS[name].comes_with or (places.data / name).exists():
             raise
-        return prepare(name, places.data)  # it comes with scikit-learn: nothing to ask of the user
+        return prepare(name, places.data)  # it comes with what is installed: nothing to ask of the user
 
 
 def plan_line(plan: "Plan") -> str:

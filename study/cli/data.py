@@ -27,11 +27,20 @@ def prepare_data(
     crop: Annotated[int | None, typer.Option(min=1, help="Then, cut CROP × CROP out of them [7/8 of it].")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Augment by mirroring.")] = None,
     crop_padding: Annotated[int | None, typer.Option(min=0, help="Augment by crops after this padding.")] = None,
+    plant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--planted", metavar="KEY=VALUE", help="A planted hierarchy, e.g. branching=[4,5]; no images needed."
+        ),
+    ] = None,
 ) -> None:
     """Prepare a data set once, so that trials only map it into memory."""
-    from dh2l.data import prepare
+    from dh2l.data import Planted, prepare, register_planted
+    from study.studyfile import key_values
 
     load_plugins(plugin)
+    if plant:
+        register_planted(name, Planted.parse(key_values("--planted", plant, "noise=30")))
     manifest = prepare(
         name, data, source=source, size=size, shorter_side=shorter_side, crop=crop, flip=flip,
         crop_padding=crop_padding,
