@@ -140,7 +140,7 @@ def searcher(now: Standing, folder: Path) -> OptunaSearcher:
 
 def trained(found: OptunaSearcher, folder: Path, n: int) -> list[TrainConfig]:
     """Some suggested trials, filed; larger λe are better."""
-    configs = []
+    configs: list[TrainConfig] = []
     store = RecordStore(places_in(folder).trials)
     while len(configs) < n and (config := found.suggest()) is not None:
         store.write(done(config, 50, 50 + 10 * config.lambda_e))
