@@ -25,7 +25,7 @@ from dh2l.data import Manifest
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import validated
 from dh2l.names import METRICS, MODELS
-from dh2l.registry import REGULARISERS, FieldValue, regulariser_fields, regulariser_of
+from dh2l.registry import REGULARISERS, TAKEN, FieldValue, regulariser_fields, regulariser_of
 
 
 def _in_one_sentence(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -175,15 +175,14 @@ class TrainConfig(BaseModel):
         for name, value in values.items():
             if name not in defaults:
                 raise ValueError(unknown_name("field of a regulariser", name, defaults))
-            default = defaults[name]
-            numeric = type(default) in (int, float)
-            if not (type(value) in (int, float) if numeric else type(value) is type(default)):
-                kind = "a number" if numeric else {bool: "true or false", str: "a word"}[type(default)]
-                raise ValueError(f"{name} is {value!r}, but must be {kind}")
+            kind = type(defaults[name])
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                words = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
+                raise ValueError(f"{name} is {value!r}, but must be {words[kind]}")
             if name.startswith("lambda_") and not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name} is {value!r}, but a weight must be a finite number ≥ 0")
-        floats = {name: type(defaults[name])(value) for name, value in values.items()}
-        return {name: floats[name] for name in defaults if name in floats and floats[name] != defaults[name]}
+        typed = {name: type(defaults[name])(value) for name, value in values.items()}
+        return {name: typed[name] for name in defaults if name in typed and typed[name] != defaults[name]}
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
@@ -346,8 +345,7 @@ class TrainConfig(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """Every field as JSON has it, those of regularisers beside the others."""
-        values = self.model_dump(mode="json", exclude={"regularisers"})
-        return values | self.regularisers
+        return flat(self.model_dump(mode="json"))
 
     def canonical(self) -> dict[str, Any]:
         """The active fields that differ from their defaults: `dh2l.identity.canonical`."""
@@ -357,3 +355,12 @@ class TrainConfig(BaseModel):
     def identity(self) -> str:
         """Name of the trial: `dh2l.identity.identity`."""
         return identity.identity(self)
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """A config's values as a record has them, with the fields of regularisers beside the others."""
+    fields: dict[str, Any] = values.get("regularisers", {})
+    return {key: value for key, value in values.items() if key != "regularisers"} | fields
+
+
+TAKEN.update(TrainConfig.model_fields)

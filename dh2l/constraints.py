@@ -1,15 +1,12 @@
 """C, the constraints between the spheres of a class tree (appendix, eq. 4): C1, C2 and C3, and D11's orthogonality."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dh2l.classifier import HierarchicalClassifier, Spheres
 from dh2l.pairs import Measures, cosines, unordered
-
-Form = Literal["hinge", "squared", "augmented"]
 
 
 def violations(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from dh2l import registry, rivals  # noqa: F401 our rivals' names are taken before any plugin's
+from dh2l import config, registry  # noqa: F401 our own names are taken before any plugin's
 from dh2l.errors import UserError, first_line
 from dh2l.registry import SOURCE, source_hash
 

@@ -65,6 +65,10 @@ REGULARISERS: dict[str, Regulariser] = {}
 """Regularisers by name, in the order in which they were registered."""
 
 
+TAKEN: set[str] = set()
+"""Names of the config's own fields, which no regulariser's may be; `dh2l.config` fills them in."""
+
+
 def penalty(
     name: str, *, label: str | None = None, uses: tuple[str, ...] = ("cos",), clamp: bool = True
 ) -> Callable[[Function], Function]:
@@ -109,7 +113,8 @@ def regulariser(name: str) -> Callable[[Function], Function]:
     It becomes an arm of studies; ``lambda_<name>`` and ``<name>_<argument>`` become config fields and axes.
 
     Raises:
-        UserError: a name that cannot be one or is taken, or an argument without a plain default.
+        UserError: a name that cannot be one or is taken, also as a config field, or an argument without a plain
+            default.
     """
     _check_name("regulariser", name, REGULARISERS)
 
@@ -122,7 +127,10 @@ def regulariser(name: str) -> Callable[[Function], Function]:
                     "default that is a word, a number or a truth value"
                 )
             defaults[parameter.name] = parameter.default
-        REGULARISERS[name] = Regulariser(name, function, defaults, source_of(function))
+        made = Regulariser(name, function, defaults, source_of(function))
+        if both := [field for field in made.fields if field in TAKEN or field in regulariser_fields()]:
+            raise UserError(f"the regulariser {name} would have the config field {both[0]}, which there is already")
+        REGULARISERS[name] = made
         return function
 
     return register

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
+from study.plan import any_point
 from study.records import Findings, Record, read_arrays
 from study.selection import CellResult, evaluate_cell, reported
 from study.space import Study
@@ -51,7 +52,7 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
     """
     study = standing.plan.file.study
     results = [evaluate_cell(cell, standing) for cell in standing.plan.cells]
-    configs = [_config(result, standing) for result in results]
+    configs = [_config(i, result, standing) for i, result in enumerate(results)]
     references = [_reference(i, results, configs) for i in range(len(results))]
     accuracies = [result.accuracies(study) for result in results]
     whys = [why_no_test(i, results, references, study) for i in range(len(results))]
@@ -89,10 +90,14 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
     return frame.astype({name: "float64" for name in frame.columns if name not in WORDS + COUNTS})
 
 
-def _config(result: CellResult, standing: Standing) -> TrainConfig:
-    """What a cell's trials share with their reference: read off the selected candidate, or the first."""
-    candidate = result.selected or result.cell.candidates[0]
-    return standing.plan.configs[candidate.trials[0]]
+def _config(number: int, result: CellResult, standing: Standing) -> TrainConfig:
+    """What a cell's trials share with their reference: read off the selected candidate, the first, or any."""
+    plan = standing.plan
+    candidate = result.selected or next(iter(result.cell.candidates), None)
+    if candidate is None:  # a searcher has not begun
+        spec = plan.specs[number]
+        return spec.config(any_point(spec), plan.file.study.seeds[0])
+    return plan.config((*candidate.trials, *candidate.confirmations)[0])
 
 
 def _reference(i: int, results: Sequence[CellResult], configs: Sequence[TrainConfig]) -> int | None:

@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+from dh2l.config import flat
 from dh2l.errors import UserError
+from dh2l.registry import regulariser_fields
 from study.claims import Claims
 from study.plan import Plan, any_point
 from study.records import Findings
@@ -33,10 +35,10 @@ def _points(spec: CellSpec, seeds: list[int], configs: list[tuple[str, dict[str,
         # Comparing what is fixed is a quick sieve; that the identities agree is the proof.
         if config.get("seed") not in seeds or any(config.get(key) != value for key, value in fixed.items()):
             continue
-        flat = {**config, **config.get("regularisers", {})}
+        its = regulariser_fields() | flat(config)
 
-        def pick(key: str, axis: Axis, flat: dict[str, Any] = flat) -> Value:
-            return _held(axis, flat[key])
+        def pick(key: str, axis: Axis, its: dict[str, Any] = its) -> Value:
+            return _held(axis, its[key])
 
         try:
             values = spec.assembled(pick)

@@ -89,9 +89,11 @@ class Plan:
         """The class trees that the study gives its data sets, by their hash."""
         trees = {}
         for spec in self.specs:
-            config = spec.config(any_point(spec), self.file.study.seeds[0])
-            if config.tree is not None:
-                trees[config.tree_hash] = spec.tree_of(config, spec.manifest_of(config.dataset))
+            config, axis = spec.config(any_point(spec), self.file.study.seeds[0]), spec.axes.get("tree")
+            for name in [config.tree] if axis is None else axis.values or []:
+                if name is not None:
+                    tree = spec.tree_of(name, spec.manifest_of(config.dataset))
+                    trees[tree.hash] = tree
         return trees
 
     def config(self, identity: str) -> TrainConfig:

@@ -90,9 +90,13 @@ def run_plan(
 def trials_to_come(now: Standing) -> int:
     """The trials that a run may train beside those of the standing: of candidates to search, of choices to confirm."""
     study = now.plan.file.study
-    searched = unsearched(now.plan) * len(study.seeds)
     fresh = len(study.confirm.seeds) if study.confirm else 0
-    return searched + fresh * sum(choose(cell, now).candidate is None for cell in now.plan.cells)
+    return trials_to_search(now) + fresh * sum(choose(cell, now).candidate is None for cell in now.plan.cells)
+
+
+def trials_to_search(now: Standing) -> int:
+    """The trials of the candidates that searchers may still try."""
+    return unsearched(now.plan) * len(now.plan.file.study.seeds)
 
 
 def unsearched(plan: Plan) -> int:

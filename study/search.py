@@ -156,7 +156,8 @@ class CellSearch:
 
 def told_study(spec: CellSpec, tried: Iterable[Tried]) -> optuna.Study:
     """An Optuna study in memory that knows what was tried in a cell."""
-    settings = spec.file.study.searcher or Search(trials=1)
+    settings = spec.file.study.searcher
+    assert settings is not None  # noqa: S101 only cells with a budget are searched
     several = len(settings.objectives) > 1
     study = optuna.create_study(directions=[DIRECTIONS[name] for name in settings.objectives])
     for one in tried:
@@ -168,15 +169,9 @@ def told_study(spec: CellSpec, tried: Iterable[Tried]) -> optuna.Study:
                 values=one.results if state is TrialState.COMPLETE else None,
                 params={k: json.dumps(v) if spec.axes[k].values is not None else v for k, v in one.values.items()},
                 distributions={key: _distribution(spec.axes[key]) for key in one.values},
-                user_attrs={"trials": list(one.trials)},
             )
         )
     return study
-
-
-def tried_in(cell: Cell, now: Standing) -> list[Tried]:
-    """What the records know of a cell's candidates, searched by Optuna or not."""
-    return [_known(candidate, now) for candidate in cell.candidates]
 
 
 def _known(candidate: Candidate, now: Standing) -> Tried:

@@ -146,6 +146,8 @@ def needed_stopped(standing: Standing) -> list[str]:
     """Stopped trials without which a cell has no winner: those of its candidates that came furthest."""
     needed = dict[str, None]()
     for cell in standing.plan.cells:
+        if cell.budget is not None and len(cell.candidates) < cell.budget:
+            continue  # its search is not over
         by_state = [Counter(standing.states[i] for i in candidate.trials) for candidate in cell.candidates]
         if any(counts[State.DONE] == len(c.trials) for counts, c in zip(by_state, cell.candidates, strict=True)):
             continue

@@ -132,7 +132,7 @@ class CellSpec:
         try:
             if config.tree is not None:
                 key = "tree"
-                manifest = manifest.with_tree(self.tree_of(config, manifest))
+                manifest = manifest.with_tree(self.tree_of(config.tree, manifest))
             bound = config.bound(manifest)
             key = "weights"
             bound = with_weights_hash(bound)
@@ -142,10 +142,10 @@ class CellSpec:
             raise type(error)(f"{self._place((key,))}: {error}") from None
         return bound
 
-    def tree_of(self, config: TrainConfig, manifest: Manifest) -> ClassTree:
-        """The class tree that a config names: a shipped one, or a file, first from the study's folder."""
-        beside = self.file.document.path.parent / str(config.tree)
-        return read_tree(beside if beside.is_file() else str(config.tree), manifest.classes)
+    def tree_of(self, name: str, manifest: Manifest) -> ClassTree:
+        """A class tree by its name: a shipped one, or a file, first from the study's folder."""
+        beside = self.file.document.path.parent / name
+        return read_tree(beside if beside.is_file() else name, manifest.classes)
 
     def _settings(self, values: dict[str, Value]) -> dict[str, Any]:
         study = self.file.study

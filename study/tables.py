@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
     lines = [
         f"Test accuracy in percent, {EPOCHS[study.accuracy]}; mean ± sample standard deviation over seeds "
         f"{', '.join(map(str, seeds))}.",
-        f"Protocol: {', '.join(protocols) or 'paper'}. "
+        f"Protocol: {_protocol(study, protocols)}. "
         + (
             f"Selection: {RULES[study.rule]}." if searched else "Nothing is selected: every cell has one configuration."
         ),
@@ -124,6 +124,13 @@ def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
     if plan.file.overrides:
         lines.append("Changed from the file: " + ", ".join(f"{k}={v}" for k, v in plan.file.overrides.items()) + ".")
     return lines
+
+
+def _protocol(study: Study, protocols: Sequence[str]) -> str:
+    """That of the trials which the table shows, and where it is another, that of those which chose."""
+    if study.confirm is None:
+        return ", ".join(protocols)
+    return "paper" + (f" (chosen under {', '.join(protocols)})" if protocols else "")
 
 
 def _all(values: "pd.Series[str]") -> str:

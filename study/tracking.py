@@ -22,7 +22,7 @@ from mlflow.tracking.context.system_environment_context import SystemEnvironment
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from dh2l.config import TrainConfig
+from dh2l.config import TrainConfig, flat
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study import shown
@@ -137,15 +137,15 @@ class StudyView:
         return run
 
     def _trial_run(self, config: TrainConfig) -> Run:
-        return self._run("trial", config.identity, config.identity, {"arm": config.arm, **config.model_dump()})
+        return self._run("trial", config.identity, config.identity, {"arm": config.arm, **config.flat()})
 
     def _run_of_record(self, record: Record) -> Run:
         """A record's run; of a trial whose plugin is not loaded its config as it stands, without the arm."""
         try:
-            config = TrainConfig.model_validate(record.config)
+            arm = {"arm": TrainConfig.model_validate(record.config).arm}
         except ValidationError:
-            return self._run("trial", record.identity, record.identity, record.config)
-        return self._run("trial", record.identity, record.identity, {"arm": config.arm, **config.model_dump()})
+            arm = {}
+        return self._run("trial", record.identity, record.identity, arm | flat(record.config))
 
     def _log(self, run: Run, points: Iterable[shown.Point] = (), tags: dict[str, str] | None = None) -> None:
         rows = [Metric(point.name, point.value, point.timestamp, point.step) for point in points]

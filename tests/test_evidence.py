@@ -379,3 +379,31 @@ def test_evidence_is_given_without_torch_ray_mlflow_and_the_whole_of_scipy() -> 
         [sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert ended.stdout == "set()\n"
+
+
+CONFIRMED = """\
+title: Confirmed
+config: {dataset: digits, epochs: 2, metric: cosine}
+columns: [{name: digits}]
+rows: [{arm: baseline+l2}, {arm: E, search: {lambda_e: {grid: [0.1, 1]}}}]
+seeds: [0, 1]
+confirm: {seeds: [10, 11, 12]}
+"""
+
+
+def test_a_choice_that_fresh_seeds_confirmed_is_tested_against_a_baseline_that_needed_none(tmp_path: Path) -> None:
+    plan = planned(tmp_path, CONFIRMED)
+    records = [done(config, 60, 50 + config.lambda_e) for config in plan.configs.values()]
+    confirming = [config for config in plan.confirmations.values() if config.lambda_e != 0.1]
+    records += [done(c, (OURS if c.lambda_e else THEIRS)[c.seed - 10], None) for c in confirming]
+    frame = frame_of(tmp_path, plan, records)
+    assert frame["why_no_test"].tolist() == ["is the reference", ""]
+    assert frame["accuracy"].tolist() == pytest.approx([statistics.fmean(THEIRS), statistics.fmean(OURS)])
+    assert frame["p"][1] == pytest.approx(stats.ttest_ind(OURS, THEIRS, equal_var=False).pvalue)
+
+
+def test_a_search_that_has_not_begun_has_its_reference_and_no_test(tmp_path: Path) -> None:
+    text = CONFIRMED.replace("grid: [0.1, 1]", "uniform: [0.1, 1]") + "searcher: {trials: 3}\n"
+    frame = frame_of(tmp_path, planned(tmp_path, text), [])
+    assert frame["reference"].tolist() == ["", "baseline+l2"]
+    assert frame["why_no_test"].tolist() == ["is the reference", "incomplete"]

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,26 @@ def test_records_of_a_plugin_that_is_not_loaded_trouble_no_other_study(tmp_path:
     for verb in ("plan", "status", "table"):
         code, _, error = cli(verb, write_study(tmp_path, own))
         assert (code, error) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "field"),
+    [("l", "power", "lambda_l"), ("batch", "size", "batch_size"), ("mma", "scope", "")],
+)
+def test_a_regulariser_cannot_take_a_config_field_that_there_is(name: str, argument: str, field: str) -> None:
+    names: dict[str, Callable[..., object]] = {}
+    exec(f"def own(vectors, *, {argument}=1.0): return vectors.zero", names)  # noqa: S102 one function a case
+    with pytest.raises(UserError) as caught:  # noqa: PT012 the name is refused before the function is seen, or after
+        register = registry.regulariser(name)
+        register(names["own"])
+    said = f"the regulariser {name} would have the config field {field}, which there is already"
+    assert str(caught.value) == (
+        said if field else "the regulariser mma is registered already; give yours another name"
+    )
+
+
+def test_a_number_that_is_not_whole_is_refused_where_a_whole_one_is_meant() -> None:
+    registry.regulariser("own")(lambda vectors, *, rows=2: rows * vectors.zero)
+    assert TrainConfig.parse({"lambda_own": 1, "own_rows": 3}).regularisers == {"lambda_own": 1.0, "own_rows": 3}
+    with pytest.raises(UserError, match=r"own_rows is 2\.5, but must be a whole number"):
+        TrainConfig.parse({"lambda_own": 1, "own_rows": 2.5})

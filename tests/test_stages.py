@@ -3,7 +3,17 @@
 from pathlib import Path
 
 import pytest
-from study_fixtures import SMALL, candidate_configs, done, made_manifest, places_in, planned, unfinished, write_study
+from study_fixtures import (
+    SMALL,
+    CommandLine,
+    candidate_configs,
+    done,
+    made_manifest,
+    places_in,
+    planned,
+    unfinished,
+    write_study,
+)
 
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
@@ -224,6 +234,32 @@ def test_a_space_of_few_points_ends_the_search(tmp_path: Path) -> None:
     assert plan.cells[1].budget == 4
     found = searcher(standing(plan, places_in(tmp_path)), tmp_path)
     assert len(trained(found, tmp_path, 1000)) == 2 + 4 * 2
+
+
+def test_a_share_of_both_stages_stays_the_same_while_choices_are_made(tmp_path: Path, cli: CommandLine) -> None:
+    study = write_study(tmp_path, TWO_STAGES.replace("epochs: 2", "epochs: 1, batch_size: 512"))
+    code, out, _ = cli(
+        "run", study, "--shard", "2/9"
+    )  # the second and the eleventh of 4 trials that choose and 9 others
+    assert code == 0, out
+    records = RecordStore(cli.places.trials).read().records.values()
+    assert {(r.seed, r.config["protocol"]) for r in records} == {(0, "validated"), (12, "paper")}
+
+
+def test_a_searcher_and_a_fixed_share_are_a_mistake(tmp_path: Path, cli: CommandLine) -> None:
+    said = cli.mistake("run", write_study(tmp_path, SEARCH), "--shard", "1/2")
+    assert said.startswith("--shard trains a fixed share of a plan, but a searcher makes this one as it goes")
+
+
+def test_stopped_trials_are_left_alone_while_a_search_goes_on(tmp_path: Path) -> None:
+    plan, places = planned(tmp_path, SEARCH + "scheduler: {kind: asha}\n"), places_in(tmp_path)
+    found = searcher(standing(plan, places), tmp_path)
+    configs = [found.suggest() for _ in range(4)]
+    store = RecordStore(places.trials)
+    for config in configs:
+        assert config is not None
+        store.write(unfinished(config, "stopped") if config.lambda_e else done(config, 90))
+    assert missing_trials(standing(plan, places)) == []
 
 
 def test_plans_of_both_stages_are_expanded_the_same_way_twice(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_trial_s_params_are_its_config_and_its_arm(tmp_path: Path, tracked: Pl
     config = candidate_configs(plan, 1)[0][1]
     sync_study(file(tracked, plan, done(config, 90)), tracked)
     (run,) = runs(tracked, "trial")
-    assert run.data.params == {"arm": "E"} | {k: str(v) for k, v in config.model_dump().items()}
+    assert run.data.params == {"arm": "E"} | {k: str(v) for k, v in config.flat().items()}
     assert run.data.tags["dh2l.state"] == "done"
     assert run.info.run_name == config.identity
 

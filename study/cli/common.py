@@ -108,7 +108,7 @@ def plan_line(plan: "Plan") -> str:
     """How a study expands, e.g. ``quickstart: 18 combinations → 18 trials in 7 cells.``"""
     line = f"{plan.name}: {plan.combinations} combinations → {len(plan.configs)} trials in {len(plan.cells)} cells"
     budget = sum(cell.budget or 0 for cell in plan.cells)
-    line += f", of {budget} that are searched" if budget else ""
+    line += f"; {budget} configurations to search, with {len(plan.file.study.seeds)} seeds each" if budget else ""
     confirm = plan.file.study.confirm
     return line + (f"; {len(confirm.seeds)} fresh seeds confirm each cell." if confirm else ".")
 

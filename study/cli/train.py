@@ -63,7 +63,7 @@ def run(
     from study import tables
     from study.observer import Observers
     from study.progress import RunProgress
-    from study.running import missing_trials, run_here, run_plan, trials_to_come
+    from study.running import missing_trials, run_here, run_plan, trials_to_come, trials_to_search
     from study.selection import evaluate_cell
     from study.standing import standing
 
@@ -80,7 +80,15 @@ def run(
     plugins = load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     if share:
-        missing = [now.plan.config(i) for i in share.of(list(now.states)) if i in now.missing]
+        if trials_to_search(now):
+            raise UserError(
+                "--shard trains a fixed share of a plan, but a searcher makes this one as it goes; leave it out"
+            )
+        everything = [
+            *now.plan.configs,
+            *now.plan.confirmations,
+        ]  # not only those chosen so far: a share stays the same
+        missing = [now.plan.config(i) for i in share.of(everything) if i in now.missing]
     else:
         missing = missing_trials(now)
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
