@@ -15,10 +15,14 @@ class PrintedNumber:
     Attributes:
         accuracy: in percent.
         note: what is suspect about the cell, empty where nothing is; a footnote of our tables.
+        label_certain: whether the row's label is the one that the paper prints, and the only one of its name.
+        display_label: the row's label, with the primes that order and text call for.
     """
 
     accuracy: float
     note: str
+    label_certain: bool
+    display_label: str
 
 
 @cache
@@ -26,7 +30,12 @@ def _printed() -> dict[tuple[str, ...], PrintedNumber]:
     text = (resources.files("study") / "paper.csv").read_text(encoding="utf-8")
     keys = ("table", "dataset", "model", "l2", "setting", "metric", "conv_metric")
     return {
-        tuple(row[key] for key in keys): PrintedNumber(float(row["accuracy"]), row["note"])
+        tuple(row[key] for key in keys): PrintedNumber(
+            accuracy=float(row["accuracy"]),
+            note=row["note"],
+            label_certain=row["label_certain"] == "1",
+            display_label=row["display_label"],
+        )
         for row in csv.DictReader(text.splitlines())
     }
 

@@ -40,6 +40,31 @@ def test_every_printed_number_is_found_by_its_config(row: dict[str, str]) -> Non
     found = printed_number(int(row["table"]), config_of(row))
     assert found is not None
     assert (found.accuracy, found.note) == (float(row["accuracy"]), row["note"])
+    assert found.label_certain == {"0": False, "1": True}[row["label_certain"]]
+    assert found.display_label == row["display_label"]
+
+
+def test_the_uncertain_labels_are_one_of_table_5_and_all_pairs_of_table_6() -> None:
+    assert [(row["table"], row["display_label"]) for row in ROWS if row["label_certain"] == "0"] == [
+        ("5", "D'_HMcos"),
+        *[("6", f"({prime}_GM, {prime}_{mean})") for prime in ("D", "D'") for mean in ("AM", "GM", "HM")],
+    ]
+    assert all(row["note"] for row in ROWS if row["label_certain"] == "0")
+
+
+def test_the_copy_of_the_printed_numbers_has_the_counts_and_sums_of_the_paper_s_tables() -> None:
+    """Sums by hand from the print, table by table: number of accuracies, and their sum in hundredths of a percent."""
+    found = {
+        table: (len(of_one), sum(round(100 * float(row["accuracy"])) for row in of_one))
+        for table in "123456"
+        if (of_one := [row for row in ROWS if row["table"] == table])
+    }
+    assert found == SUMS
+
+
+def test_no_printed_cell_stands_twice() -> None:
+    keys = [tuple(row[k] for k in ("table", "dataset", "model", "l2", "setting", "metric", "conv_metric")) for row in ROWS]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("table", range(1, 7))

@@ -127,7 +127,7 @@ def _read_planted(settings: Planted, _source: Path | None, _downloads: Path, _re
 
 
 register("digits", read_digits, flip=False, crop_padding=1, downloads=True, comes_with="scikit-learn")
-register_planted("planted", Planted())
+register_planted("planted", Planted(branching=(20, 5), n_test=10))  # setting C of docs/planted.md
 register("cifar10", partial(read_cifar, "cifar10"), crop_padding=4, downloads=True)
 register("cifar100", partial(read_cifar, "cifar100"), crop_padding=4, downloads=True)
 register("cub200", read_cub200, downloads=True, shorter_side=256, crop=224)
