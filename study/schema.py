@@ -36,4 +36,6 @@ def study_schema() -> dict[str, Any]:
         {"type": "array", "items": {"enum": list(METRICS)}},
         {"type": "null"},
     ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    # A file that extends another one may leave any key to it.
+    alone = {"if": {"not": {"required": ["extends"]}}, "then": {"required": schema.pop("required")}}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, **alone}

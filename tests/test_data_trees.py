@@ -3,16 +3,13 @@
 from pathlib import Path
 
 import pytest
+from official import CIFAR10
 from sphere_oracle import UNBALANCED
 from tiny_data import tiny
 
 from dh2l.data import read_tree, shipped_trees
 from dh2l.errors import UserError
 from dh2l.tree import ClassTree
-
-CIFAR10 = tuple(
-    (name,) for name in ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -22,7 +19,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_animals_and_vehicles_is_a_tree_over_cifar10_in_the_order_of_its_classes() -> None:
-    assert list(shipped_trees()) == ["animals_vehicles"]
+    assert list(shipped_trees()) == ["animals_vehicles", "cifar100_three_levels"]
     tree = read_tree("animals_vehicles", CIFAR10)
     assert tree.classes == tuple(name for (name,) in CIFAR10)
     vehicles = {"airplane", "automobile", "ship", "truck"}

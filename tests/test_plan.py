@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from official import official_manifest
 from study_fixtures import SEARCHED, SMALL, made_manifest, planned, write_study
 
 from dh2l.data import Manifest, read_manifest
@@ -32,7 +33,7 @@ def values_of(plan: Plan, cell: int = 0) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_the_same_study_is_expanded_the_same_way_twice(name: str) -> None:
-    first, second = (make_plan(find_study(name), made_manifest) for _ in range(2))
+    first, second = (make_plan(find_study(name), official_manifest) for _ in range(2))
     assert first.cells == second.cells
     assert list(first.configs.items()) == list(second.configs.items())
 
@@ -52,21 +53,21 @@ def test_the_quickstart_has_7_cells_and_18_trials() -> None:
     ]
 
 
-def test_the_resnet_20_column_of_table_2_has_20_cells_and_168_trials() -> None:
-    plan = make_plan(find_study("table2_resnet20"), made_manifest)
-    # 2 baselines, 9 metrics with 2 λe under E and 2 × 2 (λe, λl) under E+H; 3 seeds
-    assert (len(plan.cells), plan.combinations, len(plan.configs)) == (20, 168, 168)
-    assert [len(cell.candidates) for cell in plan.cells] == [1, 1] + [2, 4] * 9
+def test_table_2_has_40_cells_540_trials_that_choose_and_200_that_confirm() -> None:
+    plan = make_plan(find_study("table2"), official_manifest)
+    # 9 metrics with 2 λe under E and 2 × 2 (λe, λl) under E+H, 2 columns, 5 seeds; baselines have nothing to choose
+    assert (len(plan.cells), plan.combinations, len(plan.configs)) == (40, 540, 540)
+    assert [len(cell.candidates) for cell in plan.cells] == [1] * 4 + [2, 2, 4, 4] * 9
+    assert sum(len(cell.candidates[0].confirmations) for cell in plan.cells) == 200
 
 
-def test_every_cell_of_the_resnet_20_column_has_the_number_that_the_paper_prints() -> None:
-    plan = make_plan(find_study("table2_resnet20"), made_manifest)
-    printed = {(cell.row, cell.arm): cell.printed for cell in plan.cells}
-    assert all(printed.values())
-    assert printed["baseline", "baseline"] == PrintedNumber(63.86, "")
-    assert printed["baseline+l2", "baseline+l2"] == PrintedNumber(68.03, "")
-    assert printed["D_AM", "E+H"] == PrintedNumber(68.86, "")
-    assert printed["N-euclidean2", "E"] == PrintedNumber(67.59, "")
+def test_a_cell_has_the_number_that_the_paper_prints_and_the_paper_s_label() -> None:
+    plan = make_plan(find_study("table2"), official_manifest)
+    printed = {(cell.row, cell.arm): cell.printed for cell in plan.cells if cell.column == "resnet-20"}
+    assert printed["baseline", "baseline"] == PrintedNumber(63.86, "", True, "baseline")
+    assert printed["baseline+l2", "baseline+l2"] == PrintedNumber(68.03, "", True, "baseline+l2")
+    assert printed["D_AM", "E+H"] == PrintedNumber(68.86, "", True, "D_AM")
+    assert printed["N-euclidean2", "E"] == PrintedNumber(67.59, "", True, "N-euclidean2")
 
 
 def test_a_study_of_no_paper_table_has_no_printed_numbers(tmp_path: Path) -> None:

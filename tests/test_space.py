@@ -37,8 +37,8 @@ def test_a_shipped_study_parses_and_says_what_it_reproduces_expects_and_costs(na
     assert all((study.title, study.reproduces, study.expected, study.cost))
 
 
-def test_the_quickstart_and_the_column_of_table_2_are_shipped() -> None:
-    assert {"quickstart", "table2"} <= set(shipped_studies())
+def test_the_quickstart_and_the_paper_s_tables_are_shipped() -> None:
+    assert {"quickstart", *(f"table{n}" for n in range(1, 7))} <= set(shipped_studies())
 
 
 def test_a_study_has_the_name_of_its_file(tmp_path: Path) -> None:
@@ -278,6 +278,15 @@ def test_the_schema_refuses_a_bad_study(schema: dict[str, Any], tmp_path: Path, 
     jsonschema.validate(Document(write_study(tmp_path, SMALL)).values, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(Document(write_study(tmp_path, changed(old, new))).values, schema)
+
+
+def test_the_schema_asks_for_title_rows_columns_and_seeds_where_a_study_extends_no_other(
+    schema: dict[str, Any], tmp_path: Path
+) -> None:
+    text = "config: {epochs: 7}\n"
+    jsonschema.validate(Document(write_study(tmp_path, f"extends: quickstart\n{text}")).values, schema)
+    with pytest.raises(jsonschema.ValidationError, match="'title' is a required property"):
+        jsonschema.validate(Document(write_study(tmp_path, text)).values, schema)
 
 
 def test_the_schema_lists_every_config_field_with_its_description_and_every_metric(schema: dict[str, Any]) -> None:
