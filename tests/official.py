@@ -26,14 +26,14 @@ def cifar100_classes() -> Paths:
 
 @cache
 def _classes(name: str) -> Paths:
-    known = {
-        "cifar10": lambda: CIFAR10,
-        "cifar100": cifar100_classes,
-        "cub200": lambda: tuple(sorted((super_class(c), c) for c in cub_classes())),
-        "cars": lambda: tuple(sorted((body_type(c), c) for c in cars_classes())),
-    }
-    if name in known:
-        return known[name]()
+    if name == "cifar10":
+        return CIFAR10
+    if name == "cifar100":
+        return cifar100_classes()
+    if name == "cub200":
+        return tuple(sorted((super_class(label), label) for label in cub_classes()))
+    if name == "cars":
+        return tuple(sorted((body_type(label), label) for label in cars_classes()))
     images = DATA_SETS[name].read(None, Path(), print)  # one that comes with what is installed
     return tuple(sorted(images.paths))
 
@@ -41,6 +41,12 @@ def _classes(name: str) -> Paths:
 @cache
 def official_manifest(name: str) -> Manifest:
     """The manifest of a data set of that name and classes; of digits the images' one channel, else three."""
-    side, channels = (224, 3) if name in ("cub200", "cars") else (32, 3) if name.startswith("cifar") else (8, 1)
+    side, channels = (
+        (224, 3)
+        if name in ("cub200", "cars")
+        else (32, 3)
+        if name.startswith("cifar")
+        else (8, 1 if name == "digits" else 3)
+    )
     update = {"image_shape": (side, side, channels), "mean": (0.5,) * channels, "std": (0.25,) * channels}
     return made_manifest(name, _classes(name)).model_copy(update=update)
