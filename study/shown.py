@@ -78,9 +78,10 @@ def trial_tags(record: Record) -> dict[str, str]:
 
 
 def cell_metrics(cell: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a cell's run: accuracies in percent, n, candidates, and the selected numbers."""
-    values = {f"{name}_percent": cell[name] for name in ("accuracy", "std", "paper", "difference")}
-    values |= {"n": cell["n"], "candidates": cell["candidates"]}
+    """Metrics of a cell's run: accuracies in percent, the test's, n, candidates, and the selected numbers."""
+    percent = ("accuracy", "std", "low", "high", "difference", "paper", "paper_difference", "super_accuracy")
+    values = {f"{name}_percent": cell[name] for name in percent}
+    values |= {name: cell[name] for name in ("n", "candidates", "p_holm", "mistake_severity")}
     selected = json.loads(cell["selected"]) if cell["selected"] else {}
     numbers = {k: v for k, v in selected.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     values |= {f"selected_{name}": value for name, value in numbers.items()}
@@ -89,7 +90,7 @@ def cell_metrics(cell: dict[str, Any]) -> dict[str, float]:
 
 def cell_tags(cell: dict[str, Any], position: int) -> dict[str, str]:
     """Tags of a cell's run; `dh2l.position` sorts the runs as the table does."""
-    names = ("row", "arm", "column", "selected", "problem", "note", "commits", "hardware")
+    names = ("row", "arm", "column", "reference", "selected", "problem", "note", "commits", "hardware")
     return {name: str(cell[name]) for name in names} | {"dh2l.position": f"{position:04}"}
 
 

@@ -1,17 +1,20 @@
-"""Accuracy tables from records: a tidy frame, and Markdown and CSV laid out as the paper's."""
+"""A study's tables as text: laid out as the paper's, and cell by cell what each number is worth.
+
+page = render(standing)      # title, statements, tables, footnotes, failures
+to_markdown(page)            # study/exports.py has the other formats
+"""
 
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dh2l.atomic import write_atomically
+from study.frames import cell_frame, cells_of
 from study.plan import Plan
-from study.records import Provenance
-from study.selection import CellResult, evaluate_cell
 from study.space import Study
 from study.states import Standing
 
@@ -25,81 +28,76 @@ EPOCHS = {
     "best_validation": "the best validation epoch's",
     "oracle": "oracle, the best epoch's on test",
 }
+MINUS = "−"
+Cells = dict[str, Any]
 
 
-def cell_frame(standing: Standing) -> pd.DataFrame:
-    """One row per cell, in the table's order.
+@dataclass(frozen=True)
+class Table:
+    """One table as text.
 
-    Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
-    percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
-    `difference` (ours less the paper's, points; only where ours, as theirs, were trained on the full training set);
-    `candidates` tried; `selected` (the searched fields' values, as JSON; of `tied` others with the same score, the
-    first listed) and `score` (what the rule compared, percent); `problem`; `note` on the printed
-    number; `commits` and `hardware` behind the cell, separated by semicolons.
+    Attributes:
+        name: a word for it, e.g. `accuracy`.
+        title: what it shows.
+        header: the columns' names.
+        rows: as many texts in each as in the header.
+        notes: sentences on how to read it.
     """
-    study = standing.plan.file.study
-    return pd.DataFrame([_cell_row(evaluate_cell(cell, standing), study) for cell in standing.plan.cells])
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
 
 
-def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
-    cell = result.cell
-    accuracies = result.accuracies(study)
-    mean = statistics.fmean(accuracies) if accuracies else None
-    printed = cell.printed.accuracy if cell.printed else None
-    alike = comparable(result, study)
-    return {
-        "row": cell.row,
-        "arm": cell.arm,
-        "column": cell.column,
-        "n": len(accuracies),
-        "planned": result.planned,
-        "accuracy": mean,
-        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "paper": printed,
-        "difference": mean - printed if mean is not None and printed is not None and alike else None,
-        "candidates": len(cell.candidates),
-        "selected": json.dumps(result.selected.values) if result.selected else "",
-        "tied": result.choice.tied,
-        "score": None if result.choice.score is None else 100 * result.choice.score,
-        "problem": result.problem,
-        "note": cell.printed.note if cell.printed else "",
-        "commits": _joined(commit for record in result.records for commit in _commits(record.provenance)),
-        "hardware": _joined(name for record in result.records for name in _machines(record.provenance)),
-    }
+@dataclass(frozen=True)
+class Page:
+    """A study's tables, and what every rendering of them states.
+
+    Attributes:
+        title: the study's.
+        statements: rule, protocol, seeds, n, data, commit, hardware: a sentence or two each.
+        tables: the accuracies first.
+        notes: footnotes, in the order of their marks ``[1]``, ``[2]``, ...
+        failures: a line for each trial that failed or diverged.
+        frame: the cells behind it.
+    """
+
+    title: str
+    statements: list[str]
+    tables: list[Table]
+    notes: list[str]
+    failures: list[str]
+    frame: pd.DataFrame
 
 
-def comparable(result: CellResult, study: Study) -> bool:
-    """Whether a cell was trained as the paper's numbers were: on the full training set, reported at the last epoch."""
-    return study.accuracy == "last" and all(record.config["protocol"] == "paper" for record in result.records)
+def render(standing: Standing) -> Page:
+    """Lay out a study's tables: accuracy as in the paper, evidence cell by cell, super-classes, mistake severity.
+
+    The last two and the tests are left out where nothing is there to show.
+    """
+    frame, study = cell_frame(standing), standing.plan.file.study
+    notes: list[str] = []
+    tables = [_accuracy_table(frame, notes), _evidence_table(frame, study)]
+    tables += [
+        _by_column(frame, name, title, _with_spread(value, spread))
+        for name, title, value, spread in (
+            ("super-class", "Super-class accuracy in percent", "super_accuracy", "super_std"),
+            (
+                "severity",
+                "Mistake severity: mean height in the class tree at which a wrong answer and the right one meet",
+                "mistake_severity",
+                "severity_std",
+            ),
+        )
+        if frame[value].notna().any()
+    ]
+    return Page(study.title, statements(standing.plan, frame), tables, notes, failures(standing), frame)
 
 
-def _commits(provenance: Provenance) -> list[str]:
-    """The commits that trained a trial: more than one where it was resumed under another."""
-    attempts = provenance.attempts or [{}]
-    return [_commit(a.get("commit", provenance.commit), a.get("dirty", provenance.dirty)) for a in attempts]
-
-
-def _commit(commit: str | None, dirty: bool | None) -> str:
-    return "unknown" if commit is None else commit[:10] + "+changes" * bool(dirty)
-
-
-def _machines(provenance: Provenance) -> list[str]:
-    """The processors that trained a trial: GPUs, or CPUs where none was used."""
-    devices = [(a.get("device", "cpu"), a.get("cpu", provenance.hardware["cpu"])) for a in provenance.attempts or [{}]]
-    return [str(cpu if device == "cpu" else device) for device, cpu in devices]
-
-
-def _joined(words: Iterable[str]) -> str:
-    return "; ".join(sorted(set(words)))
-
-
-def cells_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a cell frame as plain dictionaries."""
-    return [{str(key): value for key, value in cell.items()} for cell in frame.to_dict("records")]
-
-
-def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
-    """What every rendered table says of itself: protocol, rule, seeds, commits, hardware."""
+def statements(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What every rendered table says of itself: protocol, rule, seeds, n, commits, hardware."""
     study = plan.file.study
     configs = [*plan.configs.values(), *plan.confirmations.values()]
     protocols = sorted({config.protocol for config in plan.configs.values()})
@@ -108,7 +106,7 @@ def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
     seeds = study.confirm.seeds if study.confirm else study.seeds
     lines = [
         f"Test accuracy in percent, {EPOCHS[study.accuracy]}; mean ± sample standard deviation over seeds "
-        f"{', '.join(map(str, seeds))}.",
+        f"{', '.join(map(str, seeds))}; {_n(frame)}.",
         f"Protocol: {_protocol(study, protocols)}. "
         + (
             f"Selection: {RULES[study.rule]}." if searched else "Nothing is selected: every cell has one configuration."
@@ -126,6 +124,76 @@ def header_lines(plan: Plan, frame: pd.DataFrame) -> list[str]:
     return lines
 
 
+def failures(standing: Standing) -> list[str]:
+    """One line per trial that failed or diverged, with the reason."""
+    return [
+        f"{identity}: {record.state}, {(record.failure.message or record.failure.kind).splitlines()[0]}"
+        for identity, record in standing.found.records.items()
+        if record.failure is not None and record.state in ("failed", "diverged")
+    ]
+
+
+def to_markdown(page: Page) -> str:
+    """The page as Markdown that also reads as plain text."""
+    lines = [f"# {page.title}", "", *page.statements]
+    for number, table in enumerate(page.tables):
+        lines += ["", f"## {table.title}"] if number else []
+        lines += ["", *_pipe_table([table.header, *table.rows])]
+        lines += ["", *table.notes] if table.notes else []
+        if not number and page.notes:
+            lines += ["", *(f"[{i}] {note}" for i, note in enumerate(page.notes, 1))]
+    shown = page.failures[:FAILURES_SHOWN]
+    lines += ["", "Failed or diverged:", "", *(f"- {line}" for line in shown)] if shown else []
+    lines += [f"- and {more} more"] if (more := len(page.failures) - len(shown)) else []
+    return "\n".join(lines) + "\n"
+
+
+def save(page: Page, folder: Path) -> dict[str, Path]:
+    """Write the tables as Markdown and the cells as CSV.
+
+    Returns:
+        The files by format.
+    """
+    files = {"markdown": folder / "table.md", "csv": folder / "cells.csv"}
+    write_atomically(files["markdown"], to_markdown(page).encode())
+    write_atomically(files["csv"], page.frame.to_csv(index=False).encode())
+    return files
+
+
+def number_with_spread(value: float, spread: float) -> str:
+    """``97.29 ± 0.24``; the number alone where there is no spread to see."""
+    return f"{value:.2f}" + (f" ± {spread:.2f}" if _known(spread) else "")
+
+
+def signed(value: float) -> str:
+    """``+0.48`` or ``−0.43``."""
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+def interval(low: float, high: float, sign: bool = False) -> str:
+    """``[96.1, 98.5]``; empty where there is none."""
+    if not (_known(low) and _known(high)):
+        return ""
+    return "[" + ", ".join(signed(v) if sign else f"{v:.2f}" for v in (low, high)) + "]"
+
+
+def p_value(value: float) -> str:
+    """Three digits after the point, or ``< 0.001``."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _known(value: Any) -> bool:
+    """Whether there is a number."""
+    return bool(pd.notna(value))
+
+
+def _n(frame: pd.DataFrame) -> str:
+    """How many of the seeds are behind the cells."""
+    least, most, planned = int(frame["n"].min()), int(frame["n"].max()), int(frame["planned"].max())
+    of_planned = "" if least == planned else f" of {planned}"
+    return f"n = {least}" + f" to {most}" * (most > least) + of_planned
+
+
 def _protocol(study: Study, protocols: Sequence[str]) -> str:
     """That of the trials which the table shows, and where it is another, that of those which chose."""
     if study.confirm is None:
@@ -137,62 +205,119 @@ def _all(values: "pd.Series[str]") -> str:
     return "; ".join(sorted({v for text in values for v in text.split("; ") if v})) or "none yet"
 
 
-def layout(frame: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
-    """The table as text, rows × columns as in the paper, with its footnotes.
-
-    Returns:
-        Rows of cells, the header first (per column of the study: ours; where the paper prints numbers, the
-        paper's and the difference; where something is searched, what was selected), and the footnotes in
-        the order of their marks.
-    """
-    notes: list[str] = []
-    cells = cells_of(frame)
-    columns = list(dict.fromkeys(cell["column"] for cell in cells))
+def _accuracy_table(frame: pd.DataFrame, notes: list[str]) -> Table:
+    """Rows × columns as in the paper: ours, and where the paper prints numbers, the paper's and the difference."""
     with_paper = set(frame.loc[frame["paper"].notna(), "column"])
-    searched = set(frame.loc[frame["candidates"] > 1, "column"])
-    header = ["metric", "arm"]
-    for column in columns:
-        header += [column]
-        header += [f"paper, {column}", f"difference, {column}"] if column in with_paper else []
-        header += [f"selected, {column}"] if column in searched else []
+
+    def texts(cell: Cells) -> list[str]:
+        ours = _ours(cell) + _marks(_mixed(cell), notes)
+        if cell["column"] not in with_paper:
+            return [ours]
+        paper, difference, note = cell["paper"], cell["paper_difference"], cell["note"]
+        if not cell["label_certain"]:
+            note = f"the paper's label of this row is uncertain: {note}"
+        printed = f"{paper:.2f}" + _marks([note] if note else [], notes) if _known(paper) else ""
+        return [ours, printed, signed(difference) if _known(difference) else ""]
+
+    def header(column: str) -> list[str]:
+        return [column, *[f"paper, {column}", f"difference, {column}"] * (column in with_paper)]
+
+    return _laid_out(frame, "accuracy", "Test accuracy in percent", header, texts)
+
+
+def _by_column(frame: pd.DataFrame, name: str, title: str, text: Callable[[Cells], str]) -> Table:
+    return _laid_out(frame, name, title, lambda column: [column], lambda cell: [text(cell)])
+
+
+def _laid_out(
+    frame: pd.DataFrame,
+    name: str,
+    title: str,
+    header: Callable[[str], list[str]],
+    texts: Callable[[Cells], list[str]],
+) -> Table:
+    """A table of the study's rows and columns."""
+    cells = cells_of(frame)
+    columns = dict.fromkeys(cell["column"] for cell in cells)
     rows: dict[tuple[str, str], list[str]] = {}
     for cell in cells:  # row by row, and within each column by column
-        row = rows.setdefault((cell["row"], cell["arm"]), [cell["row"], _arm(cell)])
-        row.append(_ours(cell) + _marks(_mixed(cell), notes))
-        if cell["column"] in with_paper:
-            paper, difference, note = cell["paper"], cell["difference"], cell["note"]
-            row.append("" if pd.isna(paper) else f"{paper:.2f}" + _marks([note] if note else [], notes))
-            row.append("" if pd.isna(difference) else f"{difference:+.2f}")
-        if cell["column"] in searched:
-            row.append(_selected(cell))
-    return [header, *rows.values()], notes
+        rows.setdefault((cell["row"], cell["arm"]), [cell["row"], _arm(cell)]).extend(texts(cell))
+    return Table(name, title, ["metric", "arm", *(word for c in columns for word in header(c))], list(rows.values()))
 
 
-def failures(standing: Standing) -> list[str]:
-    """One line per trial that failed or diverged, with the reason."""
-    return [
-        f"{identity}: {record.state}, {(record.failure.message or record.failure.kind).splitlines()[0]}"
-        for identity, record in standing.found.records.items()
-        if record.failure is not None and record.state in ("failed", "diverged")
-    ]
+def _with_spread(value: str, spread: str) -> Callable[[Cells], str]:
+    def text(cell: Cells) -> str:
+        return number_with_spread(cell[value], cell[spread]) if _known(cell[value]) else ""
+
+    return text
 
 
-def _arm(cell: dict[str, Any]) -> str:
+def _evidence_table(frame: pd.DataFrame, study: Study) -> Table:
+    """One row per cell: interval, difference from the reference, its test, and how the configuration was chosen."""
+    searched, referred = frame["candidates"].max() > 1, (frame["reference"] != "").any()
+    header = ["metric", "arm", "column", "n", "mean, 95% interval"]
+    header += ["difference, 95% interval", "p (Holm)", "test images, 95%"] * bool(referred)
+    header += ["selected"] * bool(searched)
+    rows = []
+    for cell in cells_of(frame):
+        row = [cell["row"], _arm(cell), cell["column"], str(cell["n"]), _interval_of_mean(cell)]
+        row += [_difference(cell), _test(cell), interval(cell["images_low"], cell["images_high"], sign=True)] * bool(
+            referred
+        )
+        rows.append(row + [_selected(cell)] * bool(searched))
+    return Table("evidence", "What each number is worth", header, rows, list(_evidence_notes(frame, study)))
+
+
+def _evidence_notes(frame: pd.DataFrame, study: Study) -> Iterator[str]:
+    yield "Intervals of means: Student's t over seeds; none where one seed shows no spread."
+    if (frame["reference"] != "").any():
+        yield (
+            "Difference in points from the reference, which is the baseline of the same column with the same l2: "
+            "Welch's t over seeds, one test per cell. p is adjusted by Holm over the table's tests "
+            f"({frame['p'].notna().sum()} so far); the interval is each cell's alone."
+        )
+        yield (
+            "Test images: bootstrap of the difference over the images of the test set, with the networks as they are. "
+            "It says nothing of other seeds and is no second test."
+        )
+    if study.rule == "oracle" and frame["candidates"].max() > 1:
+        yield "Selected by accuracy on these same test images, which flatters every searched cell."
+
+
+def _interval_of_mean(cell: Cells) -> str:
+    return (
+        ""
+        if not cell["n"]
+        else " ".join(filter(None, [f"{cell['accuracy']:.2f}", interval(cell["low"], cell["high"])]))
+    )
+
+
+def _difference(cell: Cells) -> str:
+    if not _known(cell["difference"]):
+        return ""
+    bounds = interval(cell["difference_low"], cell["difference_high"], sign=True)
+    return " ".join(filter(None, [signed(cell["difference"]), bounds]))
+
+
+def _test(cell: Cells) -> str:
+    return p_value(cell["p_holm"]) if _known(cell["p_holm"]) else str(cell["why_no_test"])
+
+
+def _arm(cell: Cells) -> str:
     """The arm, unless the row's name says it already."""
     return "" if cell["row"] == cell["arm"] else str(cell["arm"])
 
 
-def _ours(cell: dict[str, Any]) -> str:
+def _ours(cell: Cells) -> str:
     if cell["n"] == 0:
         return str(cell["problem"])
-    spread = "" if pd.isna(cell["std"]) else f" ± {cell['std']:.2f}"
     problem = f", {cell['problem']}" if cell["problem"] else ""
-    return f"{cell['accuracy']:.2f}{spread} (n={cell['n']}){problem}"
+    return f"{number_with_spread(cell['accuracy'], cell['std'])} (n={cell['n']}){problem}"
 
 
-def _selected(cell: dict[str, Any]) -> str:
+def _selected(cell: Cells) -> str:
     if cell["candidates"] == 1 or not cell["selected"]:
-        return ""
+        return "" if cell["candidates"] == 1 else f"(of {cell['candidates']})"
     values = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(cell["selected"]).items())
     tied = f", tied with {cell['tied']}" if cell["tied"] else ""
     return f"{values} (of {cell['candidates']}{tied})"
@@ -202,7 +327,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _mixed(cell: dict[str, Any]) -> list[str]:
+def _mixed(cell: Cells) -> list[str]:
     """Footnotes on a cell whose trials were not all made alike."""
     return [
         f"trials of more than one {word}: {cell[key]}"
@@ -219,18 +344,6 @@ def _marks(texts: list[str], notes: list[str]) -> str:
     return "".join(f" [{notes.index(text) + 1}]" for text in texts)
 
 
-def to_markdown(standing: Standing) -> str:
-    """The rendered table."""
-    frame = cell_frame(standing)
-    table, notes = layout(frame)
-    lines = [f"# {standing.plan.file.study.title}", "", *header_lines(standing.plan, frame), "", *_pipe_table(table)]
-    lines += ["", *(f"[{i}] {note}" for i, note in enumerate(notes, 1))] if notes else []
-    failed = failures(standing)
-    lines += ["", "Failed or diverged:", "", *(f"- {line}" for line in failed[:FAILURES_SHOWN])] if failed else []
-    lines += [f"- and {len(failed) - FAILURES_SHOWN} more"] if len(failed) > FAILURES_SHOWN else []
-    return "\n".join(lines) + "\n"
-
-
 def _pipe_table(table: list[list[str]]) -> list[str]:
     """Rows of cells, the header first, as a Markdown table that also reads as plain text."""
     cells = [[text.replace("|", "\\|") for text in row] for row in table]
@@ -238,15 +351,3 @@ def _pipe_table(table: list[list[str]]) -> list[str]:
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     return [lines[0], rule, *lines[1:]]
-
-
-def save(standing: Standing, folder: Path) -> dict[str, Path]:
-    """Write the table as Markdown and the cells as CSV.
-
-    Returns:
-        The files by format.
-    """
-    files = {"markdown": folder / "table.md", "csv": folder / "cells.csv"}
-    write_atomically(files["markdown"], to_markdown(standing).encode())
-    write_atomically(files["csv"], cell_frame(standing).to_csv(index=False).encode())
-    return files

@@ -26,15 +26,16 @@ from dh2l.config import TrainConfig, flat
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study import shown
+from study.frames import cells_of
 from study.places import Places
 from study.records import Record, read_arrays
 from study.running import missing_trials
 from study.states import Standing, State
-from study.tables import cell_frame, cells_of, to_markdown
+from study.tables import Page, render, to_markdown
 
 BATCH = 1000
 """Metrics per request, MLflow's own limit."""
-CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "paper_percent", "difference_percent")
+CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "difference_percent", "p_holm", "paper_percent")
 VIEW_TAG, VIEW_NAME_TAG = "mlflow.sharedViewState.", "dh2l.view."
 VIEW_DEFAULTS: dict[str, Any] = {
     "startTime": "ALL",
@@ -210,8 +211,9 @@ class StudyView:
             for record in standing.found.records.values():
                 self.trial(record)
             self._clear_trials(standing)
-            self._cells(standing)
-            self._parent(standing)
+            page = render(standing)
+            self._cells(page)
+            self._parent(standing, page)
             self._share_cell_view()
 
     def _clear_trials(self, standing: Standing) -> None:
@@ -222,21 +224,21 @@ class StudyView:
             elif kind == "trial" and run.info.status == "RUNNING" and standing.states[identity] is not State.RUNNING:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _parent(self, standing: Standing) -> None:
-        parent, markdown = self._run("study", self.study, self.study), to_markdown(standing)
+    def _parent(self, standing: Standing, page: Page) -> None:
+        parent, markdown = self._run("study", self.study, self.study), to_markdown(page)
         if parent.data.tags.get("dh2l.table") != (mark := shown.digest(markdown)):
             self._client.log_text(parent.info.run_id, markdown, "table.md")
-            self._client.log_text(parent.info.run_id, cell_frame(standing).to_csv(index=False), "cells.csv")
+            self._client.log_text(parent.info.run_id, page.frame.to_csv(index=False), "cells.csv")
             counts = {f"trials_{state.value}": standing.counts.get(state.value, 0) for state in State}
             self._log(parent, shown.points(counts, 0), {"mlflow.note.content": markdown, "dh2l.table": mark})
         status = "FAILED" if missing_trials(standing) else "FINISHED"
         if self._client.get_run(parent.info.run_id).info.status != status:
             self._client.set_terminated(parent.info.run_id, status)
 
-    def _cells(self, standing: Standing) -> None:
+    def _cells(self, page: Page) -> None:
         """One run per cell as the table shows it now; cells that the study no longer has are removed."""
         kept = set()
-        for position, cell in enumerate(cells_of(cell_frame(standing))):
+        for position, cell in enumerate(cells_of(page.frame)):
             words = (cell["row"], cell["arm"], cell["column"])
             key = " | ".join(words)
             kept.add(key)

@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+import pytest
 import torch
 from torch import nn
 from typer.main import get_command
 
 from study.cli import app
+from study.opening import open_study
+from study.places import Places
 from study.studyfile import StudyFile
+from study.trial import drain, run_trial
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -38,6 +43,20 @@ def test_the_study_it_shows_is_a_valid_study(tmp_path: Path) -> None:
     path = tmp_path / "my_study.yaml"
     path.write_text(text, encoding="utf-8")
     assert [row.arms for row in StudyFile(path).study.rows] == [["baseline+l2"], ["E", "E+H0", "E+H"]]
+
+
+def test_the_lines_for_a_notebook_give_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = Places.of(Path("results"), Path("data"))
+    now = open_study("quickstart", None, places, note=print, warn=print, write=True)
+    config = next(iter(now.plan.configs.values()))
+    drain(run_trial(config, places, threads=1), lambda _: None)
+    (lines,) = [block for block in code_blocks("py") if "study.frame" in block]
+    names: dict[str, pd.DataFrame] = {}
+    exec(lines, names)  # noqa: S102 the README's own example
+    assert len(names["cells"]) == 7
+    assert len(names["curves"]) == config.epochs
+    assert names["curves"]["validation_accuracy"].between(0, 100).all()
 
 
 def test_every_command_it_names_exists() -> None:

@@ -18,6 +18,7 @@ from study_fixtures import (
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
 from study.claims import Claims
+from study.frames import cell_frame
 from study.plan import make_plan
 from study.records import RecordStore
 from study.running import missing_trials, trials_to_come
@@ -26,7 +27,6 @@ from study.selection import evaluate_cell
 from study.standing import standing
 from study.states import Standing, State
 from study.studyfile import StudyFile
-from study.tables import cell_frame
 
 TWO_STAGES = """\
 title: Two stages

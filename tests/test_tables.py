@@ -22,9 +22,10 @@ from study_fixtures import (
 )
 
 from dh2l.config import TrainConfig
+from study.frames import EVIDENCE, cell_frame
 from study.plan import Plan
 from study.records import Record
-from study.tables import cell_frame, save, to_markdown
+from study.tables import render, save, to_markdown
 
 TWO_COLUMNS = """\
 title: Two columns
@@ -49,7 +50,7 @@ def trial(plan: Plan, cell: int, seed: int, candidate: int = 0) -> TrainConfig:
 
 
 def rendered(folder: Path, plan: Plan, records: list[Record]) -> str:
-    return to_markdown(standing_of(plan, places_in(folder), records))
+    return to_markdown(render(standing_of(plan, places_in(folder), records)))
 
 
 def test_a_small_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_small_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
     assert rendered(tmp_path, plan, records) == (
         "# A small study\n"
         "\n"
-        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1.\n"
+        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1; n = 2.\n"
         "Protocol: validated. Nothing is selected: every cell has one configuration.\n"
         "Data: digits (64696769). Commit: 0123456789. Hardware: a processor.\n"
         "\n"
@@ -71,6 +72,24 @@ def test_a_small_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
         "|-------------|-----|--------------------|\n"
         "| baseline+l2 |     | 96.50 ± 0.71 (n=2) |\n"
         "| cosine      | E   | 97.29 ± 0.24 (n=2) |\n"
+        "\n"
+        "## What each number is worth\n"
+        "\n"
+        "| metric      | arm | column | n | mean, 95% interval    | difference, 95% interval | p (Holm)         "
+        "| test images, 95% |\n"
+        "|-------------|-----|--------|---|-----------------------|--------------------------|------------------"
+        "|------------------|\n"
+        "| baseline+l2 |     | digits | 2 | 96.50 [90.15, 102.85] |                          | is the reference "
+        "|                  |\n"
+        "| cosine      | E   | digits | 2 | 97.29 [95.17, 99.41]  | +0.79                    | n < 3            "
+        "|                  |\n"
+        "\n"
+        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
+        "Difference in points from the reference, which is the baseline of the same column with the same l2: Welch's "
+        "t over seeds, one test per cell. p is adjusted by Holm over the table's tests (0 so far); the interval is "
+        "each cell's alone.\n"
+        "Test images: bootstrap of the difference over the images of the test set, with the networks as they are. It "
+        "says nothing of other seeds and is no second test.\n"
     )
 
 
@@ -91,7 +110,8 @@ def test_a_table_with_two_columns_and_the_paper_s_numbers_reads_word_for_word(tm
     assert rendered(tmp_path, plan, records) == (
         "# Two columns\n"
         "\n"
-        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1, 2.\n"
+        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1, 2; "
+        "n = 0 to 3 of 3.\n"
         "Protocol: paper. Nothing is selected: every cell has one configuration.\n"
         "Data: cifar100 (63696661), digits (64696769). Commit: 0123456789; 0123456789+changes; ffffffffff. "
         "Hardware: a processor; another.\n"
@@ -103,13 +123,26 @@ def test_a_table_with_two_columns_and_the_paper_s_numbers_reads_word_for_word(tm
         "| baseline |     | 91.00 ± 1.00 (n=3)                        "
         "| 62.50 ± 0.00 (n=3)            | 62.02 [1]    | +0.48             |\n"
         "| D_AM     | E   | 91.50 ± 0.71 (n=2), failed (1 of 3) [2]   "
-        "| 73.00 (n=1), missing (2 of 3) | 73.43        | -0.43             |\n"
+        "| 73.00 (n=1), missing (2 of 3) | 73.43        | −0.43             |\n"
         "| D_AM     | E+H | 92.00 ± 1.41 (n=2), diverged (1 of 3) [3] "
         "| missing (3 of 3)              | 73.50        |                   |\n"
         "\n"
         "[1] without l2, below resnet-20's 63.86\n"
         "[2] trials of more than one commit: 0123456789+changes; ffffffffff\n"
         "[3] trials of more than one kind of hardware: a processor; another\n"
+        "\n"
+        "## What each number is worth\n"
+        "\n"
+        "| metric   | arm | column | n | mean, 95% interval    |\n"
+        "|----------|-----|--------|---|-----------------------|\n"
+        "| baseline |     | left   | 3 | 91.00 [88.52, 93.48]  |\n"
+        "| baseline |     | right  | 3 | 62.50                 |\n"
+        "| D_AM     | E   | left   | 2 | 91.50 [85.15, 97.85]  |\n"
+        "| D_AM     | E   | right  | 1 | 73.00                 |\n"
+        "| D_AM     | E+H | left   | 2 | 92.00 [79.29, 104.71] |\n"
+        "| D_AM     | E+H | right  | 0 |                       |\n"
+        "\n"
+        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
         "\n"
         "Failed or diverged:\n"
         "\n"
@@ -126,21 +159,31 @@ def test_a_searched_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
     assert rendered(tmp_path, plan, records) == (
         "# A searched study\n"
         "\n"
-        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1.\n"
+        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1; n = 2.\n"
         "Protocol: validated. Selection: highest mean validation accuracy over the seeds.\n"
         "Data: digits (64696769). Commit: 0123456789. Hardware: a processor.\n"
         "\n"
-        "| metric   | arm | digits             | selected, digits          |\n"
-        "|----------|-----|--------------------|---------------------------|\n"
-        "| baseline |     | 65.00 ± 7.07 (n=2) |                           |\n"
-        "| E        |     | 66.00 ± 7.07 (n=2) | lambda_e=1, lr=0.1 (of 3) |\n"
+        "| metric   | arm | digits             |\n"
+        "|----------|-----|--------------------|\n"
+        "| baseline |     | 65.00 ± 7.07 (n=2) |\n"
+        "| E        |     | 66.00 ± 7.07 (n=2) |\n"
+        "\n"
+        "## What each number is worth\n"
+        "\n"
+        "| metric   | arm | column | n | mean, 95% interval   | selected                  |\n"
+        "|----------|-----|--------|---|----------------------|---------------------------|\n"
+        "| baseline |     | digits | 2 | 65.00 [1.47, 128.53] |                           |\n"
+        "| E        |     | digits | 2 | 66.00 [2.47, 129.53] | lambda_e=1, lr=0.1 (of 3) |\n"
+        "\n"
+        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
     )
 
 
 def test_without_any_record_a_table_says_so(tmp_path: Path) -> None:
     text = rendered(tmp_path, planned(tmp_path, SEARCHED), [])
     assert "Commit: none yet. Hardware: none yet." in text
-    assert "| E      |     | missing (6 of 6) |                  |\n" in text
+    assert "| E      |     | missing (6 of 6) |\n" in text
+    assert "seeds 0, 1; n = 0 of 2." in text
 
 
 def test_a_failed_candidate_shows_instead_of_a_winner(tmp_path: Path) -> None:
@@ -205,14 +248,14 @@ def test_a_damaged_record_is_never_averaged(tmp_path: Path) -> None:
     standing_of(plan, places, records)
     path = places.trials / f"{records[0].identity}.json"
     path.write_bytes(path.read_bytes().replace(b"0.9", b"1.0"))
-    assert "90.00 (n=1), missing (1 of 2)" in to_markdown(standing_of(plan, places, []))
+    assert "90.00 (n=1), missing (1 of 2)" in to_markdown(render(standing_of(plan, places, [])))
 
 
 def test_a_pipe_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
     plan = planned(tmp_path, SMALL.replace("- arm: baseline+l2", '- {arm: baseline+l2, name: "a|b"}'))
     lines = [line for line in rendered(tmp_path, plan, []).splitlines() if line.startswith("|")]
     assert "a\\|b" in lines[2]
-    assert len({len(line) for line in lines}) == 1
+    assert len({len(line) for line in lines[:4]}) == 1
 
 
 def test_the_csv_has_one_line_per_cell_and_numbers_in_percent(tmp_path: Path) -> None:
@@ -229,15 +272,17 @@ def test_the_csv_has_one_line_per_cell_and_numbers_in_percent(tmp_path: Path) ->
         "accuracy",
         "std",
         "paper",
-        "difference",
+        "paper_difference",
         "candidates",
         "selected",
         "tied",
         "score",
         "problem",
         "note",
+        "label_certain",
         "commits",
         "hardware",
+        *EVIDENCE,
     ]
     assert list(zip(frame["row"], frame["arm"], frame["column"], strict=True)) == [
         ("baseline", "baseline", "left"),
@@ -250,7 +295,7 @@ def test_the_csv_has_one_line_per_cell_and_numbers_in_percent(tmp_path: Path) ->
     cell = frame.iloc[1]
     assert (cell["n"], cell["planned"], cell["candidates"]) == (3, 3, 1)
     assert cell["note"] == "without l2, below resnet-20's 63.86"
-    assert [cell[key] for key in ("accuracy", "std", "paper", "difference")] == pytest.approx(
+    assert [cell[key] for key in ("accuracy", "std", "paper", "paper_difference")] == pytest.approx(
         [62, statistics.stdev([60, 61, 65]), 62.02, -0.02]
     )
     assert cell["hardware"] == CPU
@@ -263,14 +308,15 @@ def test_what_was_trained_on_a_part_of_the_training_set_is_not_set_against_the_p
     records = [done(trial(plan, 1, seed), 62) for seed in range(3)]
     cell = cell_frame(standing_of(plan, places_in(tmp_path), records)).iloc[1]
     assert (cell["accuracy"], cell["paper"]) == (pytest.approx(62), 62.02)
-    assert pd.isna(cell["difference"])
+    assert pd.isna(cell["paper_difference"])
 
 
 def test_saving_writes_the_same_table_and_cells_to_files(tmp_path: Path) -> None:
     plan, places = planned(tmp_path, SMALL), places_in(tmp_path)
     now = standing_of(plan, places, [done(trial(plan, 0, 0), 90)])
-    files = save(now, places.table(plan.name))
-    assert files["markdown"].read_text(encoding="utf-8") == to_markdown(now)
+    page = render(now)
+    files = save(page, places.table(plan.name))
+    assert files["markdown"].read_text(encoding="utf-8") == to_markdown(page)
     assert files["csv"].read_text(encoding="utf-8") == cell_frame(now).to_csv(index=False)
     assert files["markdown"].parent == places.results / "tables" / "small"
 
@@ -281,3 +327,47 @@ def test_a_table_is_made_without_torch_ray_and_mlflow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert done_.stdout == "set()\n"
+
+
+def test_an_uncertain_label_of_the_paper_has_a_footnote(tmp_path: Path) -> None:
+    text = TWO_COLUMNS.replace("paper_table: 2", "paper_table: 5").replace("metric: am", "metric: hm_cos_arccos")
+    text = text.replace("model: resnet110", "model: resnet20")
+    plan = planned(tmp_path, text)
+    cell = cell_frame(standing_of(plan, places_in(tmp_path), [])).iloc[5]
+    assert (cell["arm"], cell["paper"], cell["label_certain"]) == ("E+H", 68.83, False)
+    assert (
+        "] the paper's label of this row is uncertain: label reconstructed: the print repeats another row's label\n"
+    ) in rendered(tmp_path, plan, [])
+
+
+def test_super_class_accuracy_and_mistake_severity_have_tables_where_they_were_measured(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SMALL)
+    records = [done(trial(plan, 0, seed), 90) for seed in range(2)]
+    above = [
+        record.model_copy(
+            update={
+                "last": record.last.model_copy(
+                    update={"test_super_accuracy": 0.96 + 0.02 * record.seed, "test_mistake_severity": 1.5}
+                )
+            }
+        )
+        for record in records
+        if record.last is not None
+    ]
+    text = rendered(tmp_path, plan, above)
+    assert text.endswith(
+        "## Super-class accuracy in percent\n"
+        "\n"
+        "| metric      | arm | digits       |\n"
+        "|-------------|-----|--------------|\n"
+        "| baseline+l2 |     | 97.00 ± 1.41 |\n"
+        "| cosine      | E   |              |\n"
+        "\n"
+        "## Mistake severity: mean height in the class tree at which a wrong answer and the right one meet\n"
+        "\n"
+        "| metric      | arm | digits      |\n"
+        "|-------------|-----|-------------|\n"
+        "| baseline+l2 |     | 1.50 ± 0.00 |\n"
+        "| cosine      | E   |             |\n"
+    )
+    assert "Super-class" not in rendered(tmp_path / "other", plan, records)

@@ -13,13 +13,14 @@ from study_fixtures import SEARCHED, SMALL, candidate_configs, done, places_in, 
 
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
+from study.frames import cell_frame
 from study.live import LiveView
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, RecordStore
 from study.standing import standing
 from study.states import Standing
-from study.tables import cell_frame, to_markdown
+from study.tables import render, to_markdown
 from study.tracking import StudyView, sync_study
 
 pytestmark = pytest.mark.filterwarnings(
@@ -126,8 +127,10 @@ def test_a_cell_has_the_numbers_of_the_table(tmp_path: Path, tracked: Places) ->
         {
             "accuracy_percent": 70.5,
             "std_percent": row["std"],
+            "low_percent": row["low"],
+            "high_percent": row["high"],
             "paper_percent": 68.11,
-            "difference_percent": 70.5 - 68.11,
+            "paper_difference_percent": 70.5 - 68.11,
             "n": 2,
             "candidates": 3,
             "selected_lambda_e": 10,
@@ -219,8 +222,8 @@ def test_the_rendered_table_is_the_parent_s_artifact_and_note(tmp_path: Path, tr
     (parent,) = runs(tracked, "study")
     client = MlflowClient(tracking_uri=tracked.tracking_uri)
     path = client.download_artifacts(parent.info.run_id, "table.md", str(tmp_path))
-    assert Path(path).read_text(encoding="utf-8") == to_markdown(now)
-    assert to_markdown(now) in parent.data.tags["mlflow.note.content"]
+    assert Path(path).read_text(encoding="utf-8") == to_markdown(render(now))
+    assert to_markdown(render(now)) in parent.data.tags["mlflow.note.content"]
     assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {"table.md", "cells.csv"}
 
 

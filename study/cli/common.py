@@ -8,12 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dh2l.atomic import write_atomically
-from dh2l.errors import DataError
 from study.places import Places
 
 if TYPE_CHECKING:
-    from dh2l.data import Manifest
     from dh2l.plugins import Plugin
     from study.plan import Plan
     from study.states import Standing
@@ -53,55 +50,15 @@ def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:
 
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
     """A study's plan and the states of its trials; says what is wrong with records."""
-    from study.plan import make_plan
-    from study.records import RecordStore
-    from study.standing import standing
-    from study.studyfile import find_study
+    from study.opening import open_study
 
-    file = find_study(study, overrides)
-    manifests: dict[str, Manifest] = {}
+    def warn(sentence: str) -> None:
+        err.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
 
-    def manifest_of(name: str) -> "Manifest":
-        if name not in manifests:
-            manifests[name] = _manifest(name, places, write=write)
-        return manifests[name]
+    def note(sentence: str) -> None:
+        err.print(f"[yellow]note:[/yellow] {escape(sentence)}")
 
-    plan = make_plan(file, manifest_of)
-    if write:
-        places.require_writable()
-        places.claim_name(file.name, file.document.path)
-        for name, manifest in manifests.items():
-            write_atomically(places.manifest(name), manifest.model_dump_json().encode())
-        for key, tree in plan.trees.items():
-            write_atomically(places.tree(key), json.dumps(tree.paths, ensure_ascii=False).encode())
-    now = standing(plan, places)
-    for warning in now.found.warnings():
-        err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-    if write and now.found.damaged:
-        RecordStore(places.trials).set_aside(now.found, places.set_aside)
-        err.print(f"set aside in {places.set_aside}; their trials are trained again")
-    return now
-
-
-def _manifest(name: str, places: Places, *, write: bool) -> "Manifest":
-    """A data set's manifest; to look at results, the copy beside them does."""
-    from dh2l.data import DATA_SETS, Manifest, prepare, read_manifest, verify
-
-    try:
-        # Before anything is trained, every byte is read once: damage of the right size would go into records.
-        return verify(name, places.data) if write else read_manifest(name, places.data)
-    except DataError:
-        copy = places.manifest(name)
-        if not write and copy.exists() and not (places.data / name).exists():
-            manifest = Manifest.model_validate_json(copy.read_bytes())
-            err.print(
-                f"[yellow]note:[/yellow] {name} is not under {places.data}; "
-                f"shown as it was last run, hash {manifest.data_hash[:12]}"
-            )
-            return manifest
-        if name not in DATA_SETS or not DATA_SETS[name].comes_with or (places.data / name).exists():
-            raise
-        return prepare(name, places.data)  # it comes with what is installed: nothing to ask of the user
+    return open_study(study, overrides, places, note=note, warn=warn, write=write)
 
 
 def plan_line(plan: "Plan") -> str:

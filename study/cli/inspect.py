@@ -1,12 +1,16 @@
-"""Commands that look: list, plan, status, table, schema."""
+"""Commands that look: list, plan, status, table, export, schema."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from dh2l.atomic import write_atomically
+from dh2l.errors import UserError
+from study import Format, Of
 from study.cli.common import (
     DATA,
     RESULTS,
@@ -130,12 +134,49 @@ def table(
     load_plugins(plugin)
     places = Places.of(results, data)
     now = load_standing(study, set_, places)
+    page = tables.render(now)
     if places.trials.exists():
         with suppress(OSError):  # to look at results that cannot be written is no mistake
             places.claim_name(now.plan.name, now.plan.file.document.path)
-            tables.save(now, places.table(now.plan.name))
-    text = tables.cell_frame(now).to_csv(index=False) if csv else tables.to_markdown(now)
+            tables.save(page, places.table(now.plan.name))
+    text = page.frame.to_csv(index=False) if csv else tables.to_markdown(page)
     out.print(text, end="", markup=False)
+
+
+def export(
+    study: StudyArgument,
+    kind: Annotated[
+        Format,
+        typer.Option("--format", help="Rendered tables: md, latex, html. A tidy frame: csv, json, parquet."),
+    ] = "md",
+    of: Annotated[
+        Of, typer.Option("--of", help="What a row of a frame is: one of the cells, trials or epochs.")
+    ] = "cells",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default: standard output.")] = None,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+) -> None:
+    """Give a study's tables, or the numbers behind them, in the format of a paper or a notebook."""
+    from study.exports import FRAME_FORMATS, exported
+
+    if of != "cells" and kind not in FRAME_FORMATS:
+        raise UserError(
+            f"--of {of} is a frame, so --format must be {', '.join(FRAME_FORMATS[:-1])} or parquet, not {kind}"
+        )
+    if kind == "parquet" and output is None:
+        raise UserError("parquet is no text to print; give a file, for instance --output cells.parquet")
+    load_plugins(plugin)
+    content = exported(load_standing(study, set_, Places.of(results, data)), kind, of)
+    if output is None:
+        out.print(content.decode(), end="", markup=False)
+        return
+    try:
+        write_atomically(output, content)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written ({error.strerror})") from None
+    out.print(f"{output}: {len(content)} bytes")
 
 
 def schema(plugin: PluginOption = None) -> None:

@@ -118,8 +118,9 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
     now = standing(now.plan, places)
-    files = tables.save(now, places.table(now.plan.name))
-    out.print(f"\n{tables.to_markdown(now)}", markup=False)
+    page = tables.render(now)
+    files = tables.save(page, places.table(now.plan.name))
+    out.print(f"\n{tables.to_markdown(page)}", markup=False)
     if live:
         live.close(now)
     _closing(now, places, files, live.problem if live else None, tracked=live is not None)
