@@ -61,13 +61,13 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
         for i, (j, why) in enumerate(zip(references, whys, strict=True))
     ]
     comparisons, adjusted = confirmatory(pairs)
-    images = _Images(study, standing.found)
+    images = ImageIntervals(study, standing.found)
     rows = []
     for i, (result, reference) in enumerate(zip(results, references, strict=True)):
         against = None if reference is None else results[reference]
         interval = None if against is None else images.interval(result, against)
-        mean, std = _mean_and_spread(accuracies[i])
-        reference_mean = None if reference is None else _mean_and_spread(accuracies[reference])[0]
+        mean, std = mean_and_spread(accuracies[i])
+        reference_mean = None if reference is None else mean_and_spread(accuracies[reference])[0]
         rows.append(
             {
                 "row": result.cell.row,
@@ -83,7 +83,7 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
                 **_tested(comparisons[i], adjusted[i]),
                 "why_no_test": whys[i] or _no_p(comparisons[i]),
                 **_bounds("images_low", "images_high", interval),
-                **_hierarchical(result.records, study),
+                **hierarchical(result.records, study),
             }
         )
     frame = pd.DataFrame(rows)
@@ -134,10 +134,11 @@ def why_no_test(i: int, results: Sequence[CellResult], references: Sequence[int 
     reference = references[i]
     if reference is None:
         return "is the reference" if i in references else "no reference"
-    return _unfit(results[i], study) or (f"reference: {why}" if (why := _unfit(results[reference], study)) else "")
+    return unfit(results[i], study) or (f"reference: {why}" if (why := unfit(results[reference], study)) else "")
 
 
-def _unfit(result: CellResult, study: Study) -> str:
+def unfit(result: CellResult, study: Study) -> str:
+    """What keeps a cell's numbers from being compared fairly, as a phrase; empty where nothing does."""
     if result.problem:
         return "incomplete"
     if why := _chosen(result, study):
@@ -165,20 +166,21 @@ def _bounds(low: str, high: str, interval: tuple[float, float] | None) -> dict[s
     return dict(zip((low, high), interval or (None, None), strict=True))
 
 
-def _mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
+def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation, where there are values enough."""
     return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
 
 
-def _hierarchical(records: Sequence[Record], study: Study) -> dict[str, float | None]:
+def hierarchical(records: Sequence[Record], study: Study) -> dict[str, float | None]:
+    """Mean and spread of super-class accuracy (percent) and mistake severity."""
     scores = [reported(record, study) for record in records]
     above = [100 * s.test_super_accuracy for s in scores if s.test_super_accuracy is not None]
     severities = [s.test_mistake_severity for s in scores if s.test_mistake_severity is not None]
     names = ("super_accuracy", "super_std", "mistake_severity", "severity_std")
-    return dict(zip(names, (*_mean_and_spread(above), *_mean_and_spread(severities)), strict=True))
+    return dict(zip(names, (*mean_and_spread(above), *mean_and_spread(severities)), strict=True))
 
 
-class _Images:
+class ImageIntervals:
     """Intervals over test images, from predictions that are read once per trial."""
 
     def __init__(self, study: Study, found: Findings) -> None:
