@@ -267,11 +267,14 @@ def test_a_users_penalty_and_regulariser_are_rows_of_a_table_and_an_edit_makes_t
     ended = command("run", study, *words, "--no-mlflow", "--plugin", plugin, environment=clean_environment())
     assert ended.returncode == 0, ended.stderr + ended.stdout
     assert ended.stderr == ""
-    rows = [line for line in ended.stdout.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 3
-    assert all("(n=1)" in row for row in rows)
-    assert rows[1].startswith("| sharp cosine")
-    assert re.search(r"lambda_spread=0\.\d+ \(of 2\)", rows[2])
+    accuracies, evidence = (
+        [line for line in part.splitlines() if line.startswith("| ")][1:]
+        for part in ended.stdout.split("## Super-class")[0].split("## What each number is worth")
+    )
+    assert len(accuracies) == len(evidence) == 3
+    assert all("(n=1)" in row for row in accuracies)
+    assert accuracies[1].startswith("| sharp cosine")
+    assert re.search(r"lambda_spread=0\.\d+ \(of 2\)", evidence[2])
 
     before = trials(study, places, plugin)
     assert list(before.values()) == ["done"] * 4
