@@ -138,7 +138,7 @@ def to_markdown(page: Page) -> str:
     lines = [f"# {page.title}", "", *page.statements]
     for number, table in enumerate(page.tables):
         lines += ["", f"## {table.title}"] if number else []
-        lines += ["", *_pipe_table([table.header, *table.rows])]
+        lines += ["", *pipe_table([table.header, *table.rows])]
         lines += ["", *table.notes] if table.notes else []
         if not number and page.notes:
             lines += ["", *(f"[{i}] {note}" for i, note in enumerate(page.notes, 1))]
@@ -165,9 +165,14 @@ def number_with_spread(value: float, spread: float) -> str:
     return f"{value:.2f}" + (f" ± {spread:.2f}" if _known(spread) else "")
 
 
+def number(value: float) -> str:
+    """``97.29``; empty where there is none."""
+    return f"{value:.2f}" if _known(value) else ""
+
+
 def signed(value: float) -> str:
-    """``+0.48`` or ``−0.43``."""
-    return f"{value:+.2f}".replace("-", MINUS)
+    """``+0.48`` or ``−0.43``; empty where there is none."""
+    return f"{value:+.2f}".replace("-", MINUS) if _known(value) else ""
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
@@ -217,7 +222,7 @@ def _accuracy_table(frame: pd.DataFrame, notes: list[str]) -> Table:
         if not cell["label_certain"]:
             note = f"the paper's label of this row is uncertain: {note}"
         printed = f"{paper:.2f}" + _marks([note] if note else [], notes) if _known(paper) else ""
-        return [ours, printed, signed(difference) if _known(difference) else ""]
+        return [ours, printed, signed(difference)]
 
     def header(column: str) -> list[str]:
         return [column, *[f"paper, {column}", f"difference, {column}"] * (column in with_paper)]
@@ -344,7 +349,7 @@ def _marks(texts: list[str], notes: list[str]) -> str:
     return "".join(f" [{notes.index(text) + 1}]" for text in texts)
 
 
-def _pipe_table(table: list[list[str]]) -> list[str]:
+def pipe_table(table: list[list[str]]) -> list[str]:
     """Rows of cells, the header first, as a Markdown table that also reads as plain text."""
     cells = [[text.replace("|", "\\|") for text in row] for row in table]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]

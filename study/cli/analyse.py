@@ -1,0 +1,131 @@
+"""Commands that look closer: compare, importance."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from study.cli.common import (
+    DATA,
+    RESULTS,
+    DataOption,
+    PluginOption,
+    ResultsOption,
+    SetOption,
+    StudyArgument,
+    load_plugins,
+    load_standing,
+    out,
+)
+from study.places import Places
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_VALUES = 6
+"""Values of a field that are listed one by one."""
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+
+
+def compare(
+    study: StudyArgument,
+    first: Annotated[str, typer.Argument(metavar="ARM", help="An arm of the study, e.g. E+H0.")],
+    second: Annotated[str, typer.Argument(metavar="ARM", help="Another; differences are this one less the first.")],
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    csv: CsvOption = False,
+) -> None:
+    """Set two arms of a study side by side, wherever they differ in nothing else. Explores; tests nothing."""
+    from study.compare import compare_frame
+    from study.tables import interval, number, pipe_table, signed
+
+    load_plugins(plugin)
+    now = load_standing(study, set_, Places.of(results, data))
+    frame = compare_frame(now, first, second)
+    if csv:
+        out.print(frame.to_csv(index=False), end="", markup=False)
+        return
+    heads = ["difference, 95% interval", "test images, 95%", "super-class", "severity", "caution"]
+    table = [["metric", "column", first, second, *heads]]
+    table += [
+        [
+            pair["row"],
+            pair["column"],
+            f"{number(pair['first'])} (n={pair['n_first']})",
+            f"{number(pair['second'])} (n={pair['n_second']})",
+            f"{signed(pair['difference'])} {interval(pair['low'], pair['high'], sign=True)}".strip(),
+            interval(pair["images_low"], pair["images_high"], sign=True),
+            signed(pair["super_difference"]),
+            signed(pair["severity_difference"]),
+            pair["caution"],
+        ]
+        for pair in frame.to_dict("records")
+    ]
+    lines = [
+        f"{now.plan.name}: {second} less {first}. Accuracies in percent, differences in points.",
+        "",
+        *pipe_table(table),
+        "",
+        "This explores: no test is made, and no interval is adjusted for the number of pairs. The table's own test of "
+        "each cell is the one against its reference.",
+        "Intervals: Welch's t over seeds; over test images a bootstrap with the networks as they are.",
+    ]
+    out.print("\n".join(lines), markup=False)
+
+
+def importance(
+    study: StudyArgument,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    results: ResultsOption = RESULTS,
+    data: DataOption = DATA,
+    csv: CsvOption = False,
+) -> None:
+    """Say which searched fields matter, how the score answers to each, and what is Pareto-optimal."""
+    from dh2l.errors import UserError
+    from study.insight import importance_frame, pareto_frame, response_frame
+    from study.tables import RULES, number, pipe_table
+
+    load_plugins(plugin)
+    now = load_standing(study, set_, Places.of(results, data))
+    frame = importance_frame(now)
+    if frame.empty:
+        raise UserError(f"{now.plan.name} has nothing searched so far, so no field can matter; `plan` shows its trials")
+    if csv:
+        out.print(frame.to_csv(index=False), end="", markup=False)
+        return
+    responses, rows = response_frame(now), list[list[str]]()
+    for line in frame.to_dict("records"):
+        place = [str(line[key]) for key in ("row", "arm", "column", "axis")]
+        same = (responses[["row", "arm", "column", "axis"]] == place).all(axis=1)
+        told = line["why_none"] or f"{line['importance']:.2f}"
+        rows.append([*place, told, str(line["candidates"]), _best(responses[same])])
+    settings = now.plan.file.study
+    lines = [
+        f"{now.plan.name}: the share of the score's variance that each field explains (fANOVA). "
+        f"The score: {RULES[settings.rule]}.",
+        "",
+        *pipe_table([["metric", "arm", "column", "field", "importance", "candidates", "best score by value"], *rows]),
+    ]
+    if settings.searcher is not None and len(settings.searcher.objectives) > 1:
+        front = pareto_frame(now).to_dict("records")
+        points = [
+            [p["row"], p["arm"], p["column"], number(p["score"]), f"{p['violation']:.4g}", p["values"]] for p in front
+        ]
+        lines += ["", "Pareto front: no other candidate has a higher score without more violation.", ""]
+        lines += pipe_table([["metric", "arm", "column", "score", "violation", "values"], *points])
+    out.print("\n".join(lines), markup=False)
+
+
+def _best(responses: "pd.DataFrame") -> str:
+    """The best score at each value of a field; of many numbers, in each quarter of their order."""
+    done = responses.dropna(subset="score")
+    if done.empty:
+        return ""
+    if done["value"].nunique() <= MOST_VALUES:
+        best = done.groupby("value", sort=True)["score"].max()
+        return ", ".join(f"{value}: {score:.2f}" for value, score in best.items())
+    ordered = done.sort_values("value").reset_index(drop=True)
+    quarters = ordered.groupby(ordered.index * 4 // len(ordered))
+    return ", ".join(f"{q['value'].min():.3g} to {q['value'].max():.3g}: {q['score'].max():.2f}" for _, q in quarters)

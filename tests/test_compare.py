@@ -1,0 +1,115 @@
+"""Two arms side by side: which cells pair, what is said of them, and that nothing is tested."""
+
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+from study_fixtures import CommandLine, candidate_configs, done, places_in, planned, standing_of
+
+from dh2l.errors import UserError
+from study.compare import compare_frame
+from study.plan import Plan
+from study.records import Record
+from study.states import Standing
+
+STUDY = """\
+title: Arms
+config: {dataset: digits, epochs: 2}
+columns: [{name: left, set: {model: resnet20}}, {name: right, set: {model: resnet56}}]
+rows:
+  - arm: baseline+l2
+  - arm: [E, E+H]
+    metric: [cosine, am]
+    set: {lambda_e: 0.1}
+seeds: [0, 1, 2]
+search: {lambda_l: {grid: [0.5]}}
+"""
+ROWS = ["baseline+l2", "cosine E", "cosine E+H", "D_AM E", "D_AM E+H"]
+
+
+def records_of(plan: Plan, accuracies: dict[int, list[float]]) -> list[Record]:
+    return [
+        done(config, accuracy)
+        for cell, of_cell in accuracies.items()
+        for config, accuracy in zip(candidate_configs(plan, cell)[0], of_cell, strict=False)
+    ]
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Standing:
+    plan = planned(tmp_path, STUDY)
+    numbers = {i: [90.0 + i, 91.0 + i, 92.5 + i] for i in range(10) if i != 7} | {7: [80.0]}
+    return standing_of(plan, places_in(tmp_path), records_of(plan, numbers))
+
+
+def test_cells_that_differ_in_arm_alone_are_pairs(standing: Standing) -> None:
+    frame = compare_frame(standing, "E", "E+H")
+    assert list(zip(frame["row"], frame["column"], strict=True)) == [
+        ("cosine", "left"),
+        ("D_AM", "left"),
+        ("cosine", "right"),
+        ("D_AM", "right"),
+    ]
+    assert frame["difference"].tolist()[:3] == pytest.approx([2, 2, 2])
+
+
+def test_an_arm_without_metric_stands_beside_each_row_of_the_other(standing: Standing) -> None:
+    frame = compare_frame(standing, "baseline+l2", "E")
+    assert frame["row"].tolist() == ["cosine", "D_AM", "cosine", "D_AM"]
+    turned = compare_frame(standing, "E", "baseline+l2")
+    assert turned["row"].tolist() == frame["row"].tolist()
+    assert turned["difference"].tolist() == pytest.approx([-d for d in frame["difference"]])
+
+
+def test_the_interval_is_scipy_s_and_stands_from_three_seeds_on(standing: Standing) -> None:
+    frame = compare_frame(standing, "baseline+l2", "E")
+    ours, theirs = [92.0, 93.0, 94.5], [90.0, 91.0, 92.5]
+    expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    assert (frame["low"][0], frame["high"][0]) == pytest.approx((expected.low, expected.high))
+    one = frame.iloc[3]
+    assert (one["n_first"], one["n_second"]) == (3, 1)
+    assert one["difference"] == pytest.approx(80 - statistics.fmean([91, 92, 93.5]))
+    assert pd.isna(one["low"])
+    assert pd.isna(one["high"])
+    assert one["caution"] == "incomplete"
+
+
+def test_what_was_chosen_on_these_seeds_is_said(tmp_path: Path) -> None:
+    text = STUDY.replace("{lambda_e: 0.1}", "{lambda_e: 0.1}\n    search: {lr: {grid: [0.1, 0.2]}}")
+    plan = planned(tmp_path, text)
+    now = standing_of(plan, places_in(tmp_path), [done(config, 90) for config in plan.configs.values()])
+    assert set(compare_frame(now, "E", "E+H")["caution"]) == {"chosen on these same seeds"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ("E", "E+H0", "unknown arm 'E+H0'; did you mean 'E+H'? (of this study: baseline+l2, E, E+H)"),
+        ("E", "E", "E is compared with itself; name two arms of baseline+l2, E, E+H"),
+    ],
+)
+def test_an_arm_that_the_study_lacks_is_a_sentence(standing: Standing, first: str, second: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        compare_frame(standing, first, second)
+    assert sentence in str(raised.value)
+
+
+def test_without_any_row_to_pair_it_says_so(tmp_path: Path) -> None:
+    text = STUDY.replace("arm: [E, E+H]\n    metric: [cosine, am]", "arm: E\n    metric: [cosine, am]")
+    text = text.replace("seeds:", "  - {arm: E+H, metric: gm, set: {lambda_e: 0.1}}\nseeds:")
+    now = standing_of(planned(tmp_path, text), places_in(tmp_path), [])
+    with pytest.raises(UserError, match=r"no column has both E and E\+H in rows that could be set side by side"):
+        compare_frame(now, "E", "E+H")
+
+
+def test_the_command_explores_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = CommandLine(monkeypatch, capsys, places_in(tmp_path))
+    code, text, error = shell("compare", "quickstart", "E", "E+H")
+    assert (code, error) == (0, "")
+    assert text.startswith("quickstart: E+H less E. Accuracies in percent, differences in points.\n")
+    assert "This explores: no test is made" in text
+    assert "incomplete" in text

@@ -1,0 +1,149 @@
+"""What a search says beside its winners: responses, importance, the Pareto front."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from study_fixtures import CommandLine, candidate_configs, done, places_in, planned, standing_of, unfinished
+
+from dh2l.config import TrainConfig
+from study.insight import dominates, importance_frame, pareto_frame, response_frame
+from study.plan import Plan
+from study.records import RecordStore
+from study.standing import standing
+from study.states import Standing
+
+GRID = """\
+title: A grid
+config: {dataset: digits, epochs: 2, metric: cosine}
+columns: [{name: digits}]
+rows: [{arm: baseline+l2, search: {lr: {grid: [0.1]}}}, {arm: E+H, set: {lambda_l: 0.1}}]
+seeds: [0, 1]
+search:
+  lambda_e: {grid: [0.1, 1, 10]}
+  centres: {grid: [learned, parent]}
+  centre_scale: {grid: [0.3, 0.5], when: {centres: parent}}
+"""
+"""E+H has nine candidates: three with learned centres, six with a node's own vectors as centres."""
+
+
+def filed(folder: Path, plan: Plan, score: dict[str, float]) -> Standing:
+    """Every trial done; its validation accuracy is what `score` gives for its λe, and a little for its seed."""
+    return standing_of(plan, places_in(folder), [done(c, 90, validation(c, score)) for c in plan.configs.values()])
+
+
+def validation(config: TrainConfig, score: dict[str, float]) -> float:
+    return score.get(str(config.lambda_e), 50) + config.seed
+
+
+def test_a_response_is_the_mean_score_of_every_candidate_at_every_axis(tmp_path: Path) -> None:
+    now = filed(tmp_path, planned(tmp_path, GRID), {"0.1": 40, "1.0": 60, "10.0": 50})
+    frame = response_frame(now)
+    assert set(frame["row"]) == {"E+H"}  # the baseline has one candidate: nothing is searched
+    by_value = frame[frame["axis"] == "lambda_e"].groupby("value")["score"].agg(["min", "max", "count"])
+    assert by_value.to_numpy().tolist() == [[40.5, 40.5, 3], [60.5, 60.5, 3], [50.5, 50.5, 3]]
+    assert set(frame["n"]) == {2}
+    assert frame["std"].to_numpy() == pytest.approx(np.full(len(frame), 0.5**0.5))
+    assert set(frame[frame["axis"] == "centres"]["value"]) == {"learned", "parent"}
+    assert len(frame[frame["axis"] == "centre_scale"]) == 6
+    assert frame[frame["selected"]]["candidate"].nunique() == 1
+
+
+def test_a_candidate_without_all_its_seeds_has_no_score_and_says_why(tmp_path: Path) -> None:
+    plan = planned(tmp_path, GRID)
+    configs = candidate_configs(plan, 1)
+    records = [done(configs[0][0], 90), unfinished(configs[0][1], "diverged"), done(configs[1][0], 90)]
+    frame = response_frame(standing_of(plan, places_in(tmp_path), records))
+    first, second = frame[frame["candidate"] == 0].iloc[0], frame[frame["candidate"] == 1].iloc[0]
+    assert (first["state"], first["n"]) == ("diverged", 1)
+    assert (second["state"], second["n"]) == ("planned", 1)
+    assert frame["score"].isna().all()
+
+
+def test_the_axis_that_alone_moves_the_score_has_all_the_importance(tmp_path: Path) -> None:
+    now = filed(tmp_path, planned(tmp_path, GRID), {"0.1": 40, "1.0": 60, "10.0": 50})
+    frame = importance_frame(now).set_index("axis")
+    assert frame["importance"].to_dict() == pytest.approx({"lambda_e": 1, "centres": 0, "centre_scale": 0}, abs=0.05)
+    assert frame["importance"][["lambda_e", "centres"]].sum() == pytest.approx(1)  # the third is weighed where it is
+    assert frame["candidates"].to_dict() == {"lambda_e": 9, "centres": 9, "centre_scale": 6}
+    assert set(frame["why_none"]) == {""}
+    again = importance_frame(now).set_index("axis")
+    assert again["importance"].tolist() == frame["importance"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("score", "changed", "why"),
+    [
+        ({}, ("lambda_e: {grid: [0.1, 1, 10]}", "lambda_e: {grid: [0.1, 1]}"), "all scores are equal"),
+        ({"0.1": 40}, ("grid: [0.1, 1, 10]", "grid: [0.1]"), "one value only"),
+        ({"0.1": 40}, ("  centres: {grid: [learned, parent]}\n", ""), "fewer than 4 scored candidates"),
+    ],
+)
+def test_where_no_importance_can_be_given_it_says_why(
+    tmp_path: Path, score: dict[str, float], changed: tuple[str, str], why: str
+) -> None:
+    text = GRID.replace(*changed)
+    if why == "one value only":
+        text = text.replace("[0.3, 0.5]", "[0.2, 0.3, 0.5]")
+    frame = importance_frame(filed(tmp_path, planned(tmp_path, text), score)).set_index("axis")
+    assert frame["why_none"]["lambda_e"] == why
+    assert np.isnan(frame["importance"]["lambda_e"])
+
+
+def test_the_pareto_front_is_of_score_and_violation(tmp_path: Path) -> None:
+    text = GRID.replace("{lambda_l: 0.1}", "{lambda_l: 0.1, lambda_c1: 0.1}")
+    plan, places = planned(tmp_path, text), places_in(tmp_path)
+    store = RecordStore(places.trials)
+    points = {"0.1": (70.0, 0.3), "1.0": (60.0, 0.1), "10.0": (50.0, 0.2)}
+    for config in plan.configs.values():
+        score, violation = points.get(str(config.lambda_e), (10.0, 9.0))
+        score -= 1 if config.centres == "parent" else 0
+        arrays = {"history.violation_c1": np.array([9.0, violation]), "history.violation_c2": np.array([0.0, 0.0])}
+        store.write(done(config, 90, score), arrays)
+    frame = pareto_frame(standing(plan, places))
+    assert [(json.loads(values)["lambda_e"], s, v) for values, s, v in
+            zip(frame["values"], frame["score"], frame["violation"], strict=True)] == [
+        (0.1, pytest.approx(70), pytest.approx(0.3)),
+        (1, pytest.approx(60), pytest.approx(0.1)),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_what_nothing_dominates_is_the_front_by_its_definition(points: list[tuple[int, int]]) -> None:
+    front = {a for a in points if not any(dominates(b, a) for b in points)}
+    for a in points:
+        worse = [b for b in points if (b[0] > a[0] and b[1] <= a[1]) or (b[0] >= a[0] and b[1] < a[1])]
+        assert (a in front) == (not worse)
+
+
+def test_the_command_shows_what_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = CommandLine(monkeypatch, capsys, places_in(tmp_path))
+    source = random.Random(0)  # noqa: S311 not secret
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID.replace("grid: [0.1, 1, 10]", "grid: [0.1, 0.2, 0.4, 0.8, 1, 2, 4, 8]"), encoding="utf-8")
+    _, planned_json, _ = shell("plan", path, "--json")
+    store = RecordStore(shell.places.trials)
+    for trial in json.loads(planned_json)["trials"]:
+        config = next(c for c in _configs(path, shell) if c.identity == trial["identity"])
+        store.write(done(config, 90, 40 + 5 * config.lambda_e + source.random()))
+    code, text, error = shell("importance", path)
+    assert (code, error) == (0, "")
+    assert text.startswith(
+        "grid: the share of the score's variance that each field explains (fANOVA). The score: highest"
+    )
+    assert "0.1 to 0.2: 4" in text
+    assert "learned: 8" in text
+    assert shell.mistake("importance", "planted").startswith("planted has nothing searched so far")
+
+
+def _configs(path: Path, shell: CommandLine) -> list[TrainConfig]:
+    from study.opening import open_study
+
+    return list(open_study(str(path), None, shell.places, note=print, warn=print).plan.configs.values())
