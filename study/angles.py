@@ -1,5 +1,6 @@
 """Cosines between the class vectors of trained classifiers, by how near two classes are in the class tree."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,8 @@ def cosines(vectors: npt.NDArray[np.floating]) -> Floats:
     rows = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return np.clip(unit @ unit.T, -1.0, 1.0)
+    products: Floats = np.clip(unit @ unit.T, -1.0, 1.0)
+    return products
 
 
 def tree_order(tree: ClassTree) -> Places:
@@ -47,7 +49,7 @@ def blocks(tree: ClassTree, level: int) -> list[tuple[int, int]]:
     """First and past-the-last place of each node of a level in `tree_order`."""
     owner = tree.ancestors(level)[tree_order(tree)]
     starts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))
 
 
 def by_height(matrix: Floats, tree: ClassTree) -> dict[int, Floats]:

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli import data, inspect, train, view
+from study.cli import data, inspect, report, train, view
 from study.cli.common import MISTAKE, err
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(train.run)
 app.command()(train.trial)
 app.command()(inspect.status)
 app.command()(inspect.table)
+app.command()(report.report)
 app.command()(inspect.schema)
 app.command()(view.ui)
 app.add_typer(data.app, name="data")

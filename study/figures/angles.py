@@ -1,5 +1,6 @@
 """The cosines between class vectors: as maps ordered by the class tree, and summarised by level."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -13,6 +14,8 @@ from dh2l.tree import ClassTree
 from study.angles import Floats, blocks, height_name, tree_order
 from study.figures.style import BLUE, DARK, ORANGE, PALE, VERMILION, WIDTH, label, legend, our_style
 
+MANY = 12
+"""Cells from which on all is drawn smaller."""
 SHADES = 41
 """Steps of the colour scale: few, so that a map is a small picture."""
 HEIGHT_LOOKS = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "^"), (DARK, "D"))
@@ -27,7 +30,7 @@ def cosine_maps(maps: Sequence[tuple[str, str, ClassTree, Floats]]) -> Figure:
     Args:
         maps: row, arm, class tree and cosines ``(n_classes, n_classes)`` of each.
     """
-    across = min(len(maps), 4 if len(maps) <= 12 else 6)
+    across = min(len(maps), 4 if len(maps) <= MANY else 6)
     down = -(-len(maps) // across)
     side = (WIDTH - 0.7) / max(across, 4)
     figure = Figure(figsize=(side * across + 0.7, (side + 0.22) * down))
@@ -51,7 +54,7 @@ def cosine_maps(maps: Sequence[tuple[str, str, ClassTree, Floats]]) -> Figure:
             spine.set_visible(False)
     bar = figure.colorbar(image, ax=used, extend="both", shrink=min(1.0, 1.6 / down), aspect=18, pad=0.02)
     bar.set_label("cosine")
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     return figure
 
 
@@ -59,7 +62,7 @@ def _limit(matrices: Sequence[Floats]) -> float:
     """Where the scale ends: it leaves out one pair in two hundred, and is a round number."""
     largest = max(float(np.quantile(np.abs(m[np.triu_indices_from(m, k=1)]), 0.995)) if len(m) > 1 else 0
                   for m in matrices)  # fmt: skip
-    return min(1.0, max(0.1, np.ceil(largest * 10) / 10))
+    return min(1.0, max(0.1, math.ceil(largest * 10) / 10))
 
 
 def _square(start: int, stop: int) -> list[tuple[float, float]]:
@@ -76,20 +79,21 @@ def cosine_levels(frame: pd.DataFrame) -> Figure:
     """
     cells = list(dict.fromkeys(zip(frame["row"], frame["arm"], strict=True)))
     kinds = sorted({(int(h), int(d)) for h, d in zip(frame["height"], frame["depth"], strict=True)})
-    means = frame.groupby(["row", "arm", "height", "depth"], sort=False)[["mean", "low", "high"]].mean()
-    figure = Figure(figsize=(min(WIDTH, 5.6), 0.1 + (0.13 * len(kinds) + 0.1) * len(cells) + 0.85))
+    means = frame.groupby(["row", "arm", "height", "depth"])[["mean", "low", "high"]].mean().to_dict("index")
+    each = 0.13 if len(cells) <= MANY else 0.075  # inches of a line: all of a large table's on one page
+    figure = Figure(figsize=(min(WIDTH, 5.6), (each * len(kinds) + 0.75 * each) * len(cells) + 0.95))
     axes = figure.subplots()
     axes.axvline(0, color=DARK, linewidth=0.8)
     step = 0.62 / max(len(kinds), 1)
     for place, (row, arm) in enumerate(cells):
         for k, (height, depth) in enumerate(kinds):
-            if (row, arm, height, depth) not in means.index:
+            found = means.get((row, arm, height, depth))
+            if found is None:
                 continue
             colour, marker = HEIGHT_LOOKS[k % len(HEIGHT_LOOKS)]
-            mean, low, high = means.loc[(row, arm, height, depth)]
             y = place + step * (k - (len(kinds) - 1) / 2)
-            axes.plot([low, high], [y, y], color=colour, linewidth=1)
-            axes.plot(mean, y, color=colour, marker=marker, linestyle="none")
+            axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=1)
+            axes.plot(found["mean"], y, color=colour, marker=marker, linestyle="none")
     axes.set_yticks(range(len(cells)), [label(*cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.4, -0.6)
     axes.set_xlabel("cosine")

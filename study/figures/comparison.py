@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study.figures.style import BLUE, DARK, GREY, ORANGE, WIDTH, label, legend, look, our_style, panels
+from study.figures.style import BLUE, DARK, ORANGE, WIDTH, label, legend, look, our_style, panels
 
 DECADE = 10
 """Positive values whose largest is this many times their smallest stand on a logarithmic axis."""
@@ -95,11 +95,14 @@ def responses(frame: pd.DataFrame, logarithmic: Sequence[str], arms: Sequence[st
             x, y = [place(value) for value in of_arm["value"]], of_arm["score"]
             best = of_arm.assign(x=x).groupby("x")["score"].max()
             axes.plot(best.index, best, color=style.colour, linestyle=style.dashes)
-            axes.plot(x, y, color=style.colour, marker=style.marker, linestyle="none", markersize=3, alpha=0.8)
+            spread: dict[str, Any] = {"yerr": of_arm["std"], "ecolor": style.colour, "elinewidth": 0.5}
+            dots: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": "none", "markersize": 3}
+            axes.errorbar(x, y, **spread, **dots, alpha=0.8)
             chosen = of_arm["selected"].to_numpy(dtype=bool)
             there = pd.Series(x)[chosen], y[chosen]
             axes.plot(*there, marker="o", markersize=9, color=DARK, markerfacecolor="none", linestyle="none")
         axes.set(xlabel=axis, title=row if several else "")
+        axes.margins(0.12)
     figure.supylabel(score, fontsize=7.5)
     shown = dict.fromkeys(frame["arm"])
     styles = [(arm, look(arm, arms)) for arm in shown]

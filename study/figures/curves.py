@@ -1,7 +1,6 @@
 """Learning curves, and how far the constraints between spheres are violated, over epochs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from study.evidence import BASELINES
-from study.figures.style import Look, label, legend, look, our_style, panels
+from study.figures.style import GREY, LINES, Look, epochs_below, label, legend, logarithmic, look, our_style, panels
 
-FEW = 8
+FEW = len(LINES)
 """As many lines as a panel can tell apart; of more, none has a band or a name."""
 VIOLATIONS = {
     "violation_c1": "C1, radius",
@@ -20,7 +19,6 @@ VIOLATIONS = {
     "clamped_fraction": "clamped pairs, %",
 }
 """The metrics of `violation_curves`, and what its panels call them."""
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
 
 @our_style()
@@ -43,12 +41,11 @@ def learning_curves(frame: pd.DataFrame, metric: str, unit: str, arms: Sequence[
         for (_, arm), curve in [*baselines, *own]:
             _line(axes, curve, look(str(arm), arms))
         axes.set(title=row)
-    for axes in _lowest(grid):
-        axes.set_xlabel("epoch")
+    figure.supxlabel("epoch", fontsize=7.5)
+    epochs_below(grid[0])
     figure.supylabel(unit, fontsize=7.5)
     if metric.endswith("cross_entropy"):
-        grid[0].set_yscale("log")
-        grid[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        logarithmic(grid[0])
     shown = dict.fromkeys(part["arm"])
     legend(figure, [_handle(look(arm, arms), arm) for arm in shown])
     return figure
@@ -67,7 +64,8 @@ def violation_curves(frame: pd.DataFrame, arms: Sequence[str]) -> Figure:
     metrics = [name for name in VIOLATIONS if (frame["metric"] == name).any()]
     figure, grid = panels(len(metrics), share_y=False)
     few = len(cells) <= FEW
-    looks = {cell: _cell_look(i, cell, cells, arms, few=few) for i, cell in enumerate(cells)}
+    alone = len({arm for _, arm in cells}) == len(cells)
+    looks = {cell: LINES[i] if few and not alone else look(cell[1], arms) for i, cell in enumerate(cells)}
     for axes, metric in zip(grid, metrics, strict=True):
         part = frame[frame["metric"] == metric]
         for cell, style in looks.items():
@@ -75,21 +73,17 @@ def violation_curves(frame: pd.DataFrame, arms: Sequence[str]) -> Figure:
             if len(curve):
                 _line(axes, curve, style, band=few, width=1.2 if few else 0.7)
         axes.set(title=VIOLATIONS[metric], xlabel="epoch")
-        axes.set_ylim(bottom=0)
+        if part["mean"].max() > 0:
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set(ylim=(-0.05, 1), yticks=[0])
+            axes.text(0.5, 0.5, "0 throughout", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        epochs_below(axes)
     if few:
         legend(figure, [_handle(style, label(*cell)) for cell, style in looks.items()])
     else:
         legend(figure, [_handle(look(arm, arms), arm) for arm in dict.fromkeys(arm for _, arm in cells)])
     return figure
-
-
-def _cell_look(i: int, cell: tuple[str, str], cells: list[tuple[str, str]], arms: Sequence[str], *, few: bool) -> Look:
-    """Of few cells each has its own dashes and colour, of many each has its arm's."""
-    if not few or [arm for _, arm in cells].count(cell[1]) == 1:
-        return look(cell[1], arms)
-    palette = [look(name, ()) for name in ("H", "E+H", "E", "H0", "E+H0", "baseline+l2")]
-    colour = palette[i % len(palette)]
-    return Look(colour.colour, DASHES[i % len(DASHES)], colour.marker)
 
 
 def _line(axes: Axes, curve: pd.DataFrame, style: Look, *, band: bool = True, width: float = 1.2) -> None:
@@ -103,13 +97,3 @@ def _line(axes: Axes, curve: pd.DataFrame, style: Look, *, band: bool = True, wi
 
 def _handle(style: Look, text: str) -> Line2D:
     return Line2D([], [], color=style.colour, linestyle=style.dashes, label=text)
-
-
-def _lowest(grid: Sequence[Axes]) -> list[Axes]:
-    """The panels with none below them."""
-    places = [axes.get_subplotspec() for axes in grid]
-    below: dict[int, Axes] = {}
-    for axes, place in zip(grid, places, strict=True):
-        if place is not None:
-            below[place.colspan.start] = axes
-    return list(below.values())

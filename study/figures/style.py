@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 WIDTH = 7.2
 """Inches: what fits between the margins of A4."""
@@ -20,7 +21,7 @@ PANELS_ACROSS, WIDEST = 4, 2.9
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 """Of Okabe and Ito's palette."""
 GREY, PALE, DARK = "#777777", "#bbbbbb", "#222222"
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: to search, to read aloud, and small
     "svg.hashsalt": "dh2l",
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so that a figure is laid out alike everywhere
@@ -58,7 +59,7 @@ class Look:
     """How an arm is drawn: told apart by colour, by dashes and by marker, each alone."""
 
     colour: str
-    dashes: str | tuple[int, tuple[float, ...]]
+    dashes: Literal["-"] | tuple[float, Sequence[float]]
     marker: str
 
 
@@ -78,6 +79,11 @@ OTHERS = (
     Look(VERMILION, "-", ">"),
     Look(GREEN, (0, (5, 1.5, 1, 1.5)), "h"),
 )
+LINES = (
+    *(Look(colour, "-", "") for colour in (BLUE, ORANGE, PURPLE, DARK)),
+    *(Look(colour, (0, (4, 1.5)), "") for colour in (VERMILION, GREEN, SKY, GREY)),
+)
+"""Looks of cells that share an arm."""
 
 
 def look(arm: str, arms: Sequence[str]) -> Look:
@@ -108,9 +114,23 @@ def panels(n: int, *, height: float = 1.45, share_x: bool = True, share_y: bool 
     grid = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
     for spare in grid.flat[n:]:
         spare.remove()
-    for axes in grid.flat[:n]:  # the lowest of a column names the axis, also where the last row is not full
-        axes.tick_params(labelbottom=True)
+    if share_x:
+        for lowest in grid.flat[max(0, n - columns) : n]:  # also where the last row is not full
+            lowest.tick_params(labelbottom=True)
     return figure, list(grid.flat[:n])
+
+
+def epochs_below(axes: Axes) -> None:
+    """Whole epochs on the lower axis."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic upright axis with numbers written out, also where it spans less than a decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int | None = None) -> None:
@@ -144,7 +164,7 @@ def to_svg(figure: Figure, name: str, alternative: str) -> str:
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None  # noqa: S101 Matplotlib always writes one
     opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" {box[0]}'
-    opening += f' role="img" aria-label="{_attribute(alternative)}" style="width: {points:.0f}pt"'
+    opening += f' role="img" aria-label="{_attribute(alternative)}" style="--width: {points:.0f}pt"'
     return (opening + mark + rest).strip()
 
 

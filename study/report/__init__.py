@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dh2l.atomic import write_atomically
-from study.plan import Plan
 from study.places import shipped_studies
+from study.plan import Plan
 from study.report.comparison import comparison_sections, statement
 from study.report.page import render
 from study.report.pictures import picture_sections

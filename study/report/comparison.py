@@ -7,7 +7,7 @@ import pandas as pd
 
 from study.evidence import evidence_frame
 from study.figures import compared, forest, to_svg
-from study.report.page import Block, Grid, Picture, Section, Text, markup
+from study.report.page import Block, Grid, Picture, Section, Text
 from study.selection import CellResult
 from study.states import Standing
 from study.tables import cell_frame, cells_of, header_lines, layout
@@ -69,8 +69,8 @@ def _evidence(evidence: pd.DataFrame) -> Grid:
         for cell in cells_of(evidence)
     ]  # fmt: skip
     return Grid(
-        "Table 2. Evidence: each cell against its reference. Welch's t test over seeds, adjusted by Holm over all tests "
-        "of this table; the interval over images takes the trained networks as fixed and is no second test.",
+        "Table 2. Evidence: each cell against its reference. Welch's t test over seeds, adjusted by Holm over all "
+        "tests of this table; the interval over images takes the trained networks as fixed and is no second test.",
         header,
         rows,
         heads=3,
@@ -90,8 +90,9 @@ def _hierarchy(evidence: pd.DataFrame) -> Block:
         for cell in cells_of(evidence)
     ]  # fmt: skip
     return Grid(
-        "Table 3. Super-class accuracy in percent, and mistake severity: mean height of the lowest common ancestor of "
-        "true and predicted class over mistakes (1: the same super-class). Mean ± sample standard deviation over seeds.",
+        "Table 3. Super-class accuracy in percent, and mistake severity: mean height of the lowest common ancestor "
+        "of true and predicted class over mistakes (1: the same super-class). Mean "
+        "± sample standard deviation over seeds.",
         ("row", "arm", "column", "n", "super-class accuracy, %", "mistake severity"),
         rows,
         heads=3,
@@ -103,7 +104,7 @@ def _forest(evidence: pd.DataFrame) -> Section:
     if compared(evidence).empty:
         return Section(name, title, [Text("No differences: no cell and its reference both have a finished trial.")])
     svg = to_svg(forest(evidence), name, FOREST_CAPTION)
-    return Section(name, title, [Picture(markup(svg), "Differences in accuracy", FOREST_CAPTION)])
+    return Section(name, title, [Picture(svg, "Differences in accuracy", FOREST_CAPTION)])
 
 
 def _number(value: Any, form: str) -> str:
@@ -111,7 +112,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def _interval(cell: dict[str, Any], low: str, high: str, form: str) -> str:
-    return "" if pd.isna(cell[low]) else f"[{_number(cell[low], form)}, {_number(cell[high], form)}]"
+    return "" if pd.isna(cell[low]) else f"[{_number(cell[low], form)},\u00a0{_number(cell[high], form)}]"
 
 
 def _p(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The sections of a report that are figures: curves, responses, angles, violations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from study import figures
 from study.angles import Floats, angle_frame, class_tree, cosines
 from study.curves import curve_frame, shown_arrays, without_arrays
 from study.plan import Plan
-from study.report.page import Block, Picture, Section, Text, markup
+from study.report.page import Block, Picture, Section, Text
 from study.responses import response_frame
 from study.selection import CellResult
 from study.states import Standing
@@ -35,7 +35,7 @@ def picture_sections(standing: Standing, results: Sequence[CellResult]) -> list[
     ]
 
 
-def _learning(curves: pd.DataFrame, arms: Sequence[str]) -> Iterable[Block]:
+def _learning(curves: pd.DataFrame, arms: Sequence[str]) -> Sequence[Block]:
     if curves.empty:
         return [Text(f"No curves: {NOTHING_DONE} with its arrays.")]
     blocks: list[Block] = []
@@ -61,7 +61,7 @@ def _band(curves: pd.DataFrame, metric: str) -> str:
     return ", shaded ± 1 sample standard deviation" if there else "; one seed, so no spread"
 
 
-def _responses(standing: Standing, arms: Sequence[str]) -> Iterable[Block]:
+def _responses(standing: Standing, arms: Sequence[str]) -> Sequence[Block]:
     study = standing.plan.file.study
     frame = response_frame(standing)
     if frame.empty:
@@ -72,9 +72,11 @@ def _responses(standing: Standing, arms: Sequence[str]) -> Iterable[Block]:
     blocks: list[Block] = []
     for place, (column, part) in enumerate(_columns(frame)):
         what = score[0].upper() + score[1:].replace(", %", " in percent")
-        several = " A line goes through the best over the other axes." if part["axis"].nunique() > 1 else ""
+        crossed = part.groupby(["row", "arm"])["axis"].nunique().max() > 1
+        several = " A line goes through the best over the other fields." if crossed else ""
         caption = (
-            f"{what}, mean over seeds, of every configuration against the values of each searched field, {column}. "
+            f"{what}, mean ± sample standard deviation over seeds, of every configuration against the "
+            f"values of each searched field, {column}. "
             f"A panel for each field and row.{several} Circle: selected."
         )
         figure = figures.responses(part, _logarithmic(standing.plan), arms, score)
@@ -86,7 +88,7 @@ def _logarithmic(plan: Plan) -> list[str]:
     return [key for spec in plan.specs for key, axis in spec.axes.items() if axis.loguniform is not None]
 
 
-def _angles(results: Sequence[CellResult], standing: Standing) -> Iterable[Block]:
+def _angles(results: Sequence[CellResult], standing: Standing) -> Sequence[Block]:
     frame = angle_frame(results, standing.found, standing.plan)
     if frame.empty:
         return [Text(f"No angles: {NOTHING_DONE} with its class vectors.")]
@@ -95,15 +97,15 @@ def _angles(results: Sequence[CellResult], standing: Standing) -> Iterable[Block
     for place, (column, part) in enumerate(_columns(frame)):
         seeds = sorted({seed for seed, _ in maps[column]})
         caption = (
-            f"Cosines of all pairs of class vectors, {column}, of the trial with seed {_listed(seeds)}. Classes stand in "
-            "the order of the class tree; squares frame its nodes; the diagonal is left blank."
+            f"Cosines of all pairs of class vectors, {column}, of the trial with seed {_listed(seeds)}. Classes stand "
+            "in the order of the class tree; squares frame its nodes; the diagonal is left blank."
         )
         figure = figures.cosine_maps([one for _, one in maps[column]])
         blocks.append(_picture(figure, f"maps-{place}", f"Cosines between class vectors, {column}", caption))
         seeds = sorted(set(part["seed"]))
         caption = (
-            f"The same by what two classes share in the tree, {column}, over seeds {_listed(seeds)}: mean cosine, and the "
-            "range that holds 90% of the pairs, each averaged over seeds."
+            f"The same by what two classes share in the tree, {column}, over seeds {_listed(seeds)}: mean cosine, and "
+            "the range that holds 90% of the pairs, each averaged over seeds."
         )
         blocks.append(_picture(figures.cosine_levels(part), f"levels-{place}", f"Cosines by level, {column}", caption))
     return blocks
@@ -123,7 +125,7 @@ def _maps(results: Sequence[CellResult], standing: Standing) -> dict[str, list[t
     return maps
 
 
-def _violations(curves: pd.DataFrame, arms: Sequence[str]) -> Iterable[Block]:
+def _violations(curves: pd.DataFrame, arms: Sequence[str]) -> Sequence[Block]:
     violating = curves[curves["metric"].str.startswith("violation_")] if len(curves) else curves
     if violating.empty:
         return [Text("No violations: no finished trial that the table shows has a hierarchical classifier.")]
@@ -134,8 +136,8 @@ def _violations(curves: pd.DataFrame, arms: Sequence[str]) -> Iterable[Block]:
         few = len(cells) <= figures.FEW
         spread = f"mean over seeds{_band(violating, violating['metric'].iloc[0])}" if few else "means over seeds"
         caption = (
-            f"Mean violation of each constraint, in units of vector length and whether penalised or not, against epochs, "
-            f"{column}: {spread}. "
+            "Mean violation of each constraint, in units of vector length and whether penalised or not, against "
+            f"epochs, {column}: {spread}. "
             + (
                 "A line for each cell with H or H0."
                 if few
@@ -158,4 +160,4 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
-    return Picture(markup(figures.to_svg(figure, name, caption)), title, caption)
+    return Picture(figures.to_svg(figure, name, caption), title, caption)

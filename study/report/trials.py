@@ -78,10 +78,10 @@ def _provenance(standing: Standing, results: Sequence[CellResult], command: str)
     cells = _cells_of_trials(standing)
     others = {
         identity: (record, cells[identity])
-        for identity in standing.states
-        if identity not in shown and (record := standing.found.records.get(identity)) is not None
+        for identity, record in standing.found.records.items()
+        if identity in standing.states and identity not in shown
     }
-    versions = list(dict.fromkeys(_versions(r.provenance) for r, _ in [*shown.values(), *others.values()]))
+    versions = list(dict.fromkeys(_versions(r.provenance) for r, _ in (*shown.values(), *others.values())))
     if shown:
         yield _grid(f"The {len(shown)} trials behind the table.", shown.values(), versions)
     else:
@@ -105,13 +105,14 @@ def _grid(
     *,
     folded: bool = False,
 ) -> Grid:
-    header = ("trial", "row", "arm", "column", "seed", "state", "commit", "processor", "threads", "training", "ended",
-              "versions")  # fmt: skip
+    header = ("trial", "row", "arm", "column", "seed", "state", "commit", "processor", "threads", "training",
+              "ended, UTC", "versions")  # fmt: skip
     rows = [
         (
             record.identity, *cell, str(record.seed), record.state, _of_attempts(record.provenance, _commit),
             _of_attempts(record.provenance, _processor), _of_attempts(record.provenance, _threads),
-            str(timedelta(seconds=round(record.provenance.duration_s))), record.provenance.finished,
+            str(timedelta(seconds=round(record.provenance.duration_s))),
+            record.provenance.finished[:16].replace("T", " "),
             _letter(versions.index(_versions(record.provenance))),
         )
         for record, cell in trials
