@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+_TAG, _ID, _REFERENCE = re.compile("<[^>]*>"), re.compile(' id="([^"]*)"'), re.compile(r'(?:url\(|href=")#([^)"]+)')
 WIDTH = 7.2
 """Inches: what fits between the margins of A4."""
 PANELS_ACROSS, WIDEST = 4, 2.9
@@ -141,7 +142,7 @@ def legend(figure: Figure, handles: Sequence[Line2D], columns: int | None = None
 
 @our_style()
 def to_svg(figure: Figure, name: str, alternative: str) -> str:
-    """A figure as SVG to stand in a page: without fixed size, its ids starting with its name, read out as told.
+    """A figure as SVG to stand in a page: without fixed size, its ids starting with its name, read aloud as told.
 
     Args:
         figure: the figure.
@@ -156,8 +157,8 @@ def to_svg(figure: Figure, name: str, alternative: str) -> str:
         figure.savefig(written, format="svg", metadata=nothing)
     text = written.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(<[^>]*?\bid=")', rf"\g<1>{name}-", text)
-    text = re.sub(r'(<[^>]*?(?:url\(|href=")#)', rf"\g<1>{name}-", text)
+    referred = set(_REFERENCE.findall(text))
+    text = _TAG.sub(lambda tag: _own_ids(tag[0], name, referred), text)
     head, mark, rest = text.partition(">")
     width = re.search(r'width="([\d.]+)pt"', head)
     points = float(width[1]) if width else 72 * figure.get_figwidth()
@@ -166,6 +167,12 @@ def to_svg(figure: Figure, name: str, alternative: str) -> str:
     opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" {box[0]}'
     opening += f' role="img" aria-label="{_attribute(alternative)}" style="--width: {points:.0f}pt"'
     return (opening + mark + rest).strip()
+
+
+def _own_ids(tag: str, name: str, referred: set[str]) -> str:
+    """A tag whose ids and references start with the figure's name; ids that nothing refers to are left out."""
+    tag = _ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in referred else "", tag)
+    return re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag)
 
 
 def _attribute(text: str) -> str:

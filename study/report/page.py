@@ -37,13 +37,6 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Markings:
-    """Finished HTML, in which whatever users wrote is escaped already."""
-
-    html: str
-
-
-@dataclass(frozen=True)
 class Picture:
     """A figure.
 
@@ -58,7 +51,7 @@ class Picture:
     caption: str
 
 
-Block = Text | Grid | Markings | Picture
+Block = Text | Grid | Picture
 
 
 @dataclass(frozen=True)
@@ -87,5 +80,4 @@ def _template() -> Template:
     )
     environment.tests["grid"] = lambda block: isinstance(block, Grid)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
-    environment.tests["text"] = lambda block: isinstance(block, Text)
     return environment.get_template("report.html.j2")
