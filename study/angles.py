@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dh2l.config import TrainConfig
 from dh2l.tree import ClassTree
 from study.curves import CELL, shown_arrays
 from study.plan import Plan
@@ -20,14 +19,21 @@ BULK = (0.05, 0.95)
 """The part of all pairs that a summary of their cosines spans."""
 
 
-def class_tree(plan: Plan, identity: str) -> ClassTree:
-    """The class tree of a trial: its data set's, or the one that the study gave."""
-    config: TrainConfig = plan.config(identity)
-    for cell, spec in zip(plan.cells, plan.specs, strict=True):
-        if any(identity in (*candidate.trials, *candidate.confirmations) for candidate in cell.candidates):
+class Trees:
+    """The class trees of a plan's trials, each made once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._made: dict[tuple[str, str | None], ClassTree] = {}
+
+    def of(self, identity: str) -> ClassTree:
+        """The class tree of a trial: its data set's, or the one that the study gave."""
+        config, spec = self._plan.config(identity), self._plan.specs[0]
+        key = (config.dataset, config.tree)
+        if key not in self._made:
             manifest = spec.manifest_of(config.dataset)
-            return manifest.tree if config.tree is None else spec.tree_of(config.tree, manifest)
-    raise KeyError(identity)
+            self._made[key] = manifest.tree if config.tree is None else spec.tree_of(config.tree, manifest)
+        return self._made[key]
 
 
 def cosines(vectors: npt.NDArray[np.floating]) -> Floats:
@@ -76,9 +82,9 @@ def angle_frame(results: Sequence[CellResult], found: Findings, plan: Plan) -> p
     Columns: `row`, `arm`, `column`, `seed`; `height` of the lowest common ancestor and `depth` of the tree; `pairs`
     of that height; `mean` of their cosines, and `low`, `high`, between which 90% of them lie.
     """
-    rows = []
+    rows, trees = [], Trees(plan)
     for result, record, arrays in shown_arrays(results, found):
-        tree = class_tree(plan, record.identity)
+        tree = trees.of(record.identity)
         if len(arrays.get("vectors", ())) != tree.n_classes:
             continue
         for height, values in by_height(cosines(arrays["vectors"]), tree).items():

@@ -29,7 +29,7 @@ from study_fixtures import (
 from dh2l.config import TrainConfig
 from dh2l.data import read_manifest
 from dh2l.tree import ClassTree
-from study.angles import angle_frame, blocks, by_height, cosines, height_name, tree_order
+from study.angles import Trees, angle_frame, blocks, by_height, cosines, height_name, tree_order
 from study.curves import band, curve_frame
 from study.places import Places
 from study.plan import Plan, make_plan
@@ -379,6 +379,15 @@ def test_angles_of_every_seed_are_summarised_by_level(whole: Standing) -> None:
     assert list(frame["mean"][2:4]) == pytest.approx([cos[0, 1], (cos[0, 2] + cos[1, 2]) / 2])
 
 
+def test_angles_go_by_the_tree_that_the_study_gives(tmp_path: Path) -> None:
+    (tmp_path / "tree.yaml").write_text('x: ["0", "2"]\ny: ["1"]\n', encoding="utf-8")
+    plan = planned(tmp_path, SMALL.replace("epochs: 2", "epochs: 2, tree: tree.yaml"))
+    given = Trees(plan).of(next(iter(plan.configs)))
+    assert given.paths == (("x", "0"), ("y", "1"), ("x", "2"))
+    own = planned(tmp_path, SMALL, "own")
+    assert Trees(own).of(next(iter(own.configs))).paths == (("a", "0"), ("a", "1"), ("b", "2"))
+
+
 def test_responses_are_the_scores_of_finished_candidates_and_say_which_was_selected(tmp_path: Path) -> None:
     plan = planned(tmp_path, SEARCHED)
     validation = {0.1: (70, 72), 1.0: (75, 71), 10.0: (60, 61)}
@@ -404,6 +413,11 @@ def test_the_command_writes_the_page_and_says_where(tmp_path: Path, cli: Command
     assert (code, out) == (0, f"report: {path}\n")
     assert path.read_text(encoding="utf-8") == report_html(standing(plan, cli.places))
     assert not cli.places.mlflow.exists()
+    path.unlink()
+    assert cli("run", study, "--shard", "1/1")[0] == 0
+    assert not path.exists()
+    assert cli("run", study, "--shard", "1/1", "--report")[1].endswith(f"report:  {path}\n")
+    assert path.exists()
 
 
 @pytest.mark.filterwarnings(

@@ -111,7 +111,7 @@ def panels(n: int, *, height: float = 1.45, share_x: bool = True, share_y: bool 
     """A figure of small multiples; `height` in inches is a panel's."""
     columns = min(PANELS_ACROSS, n)
     rows = -(-n // columns)
-    figure = Figure(figsize=(min(WIDTH, WIDEST * columns), height * rows + 0.35))
+    figure = Figure(figsize=(min(WIDTH, WIDEST * columns), (height + 0.2 * (rows == 1)) * rows + 0.35))
     grid = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
     for spare in grid.flat[n:]:
         spare.remove()

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dh2l.tree import ClassTree
 from study import figures
-from study.angles import Floats, angle_frame, class_tree, cosines
+from study.angles import Floats, Trees, angle_frame, cosines
 from study.curves import curve_frame, shown_arrays, without_arrays
 from study.plan import Plan
 from study.report.page import Block, Picture, Section, Text
@@ -114,9 +114,9 @@ def _angles(results: Sequence[CellResult], standing: Standing) -> Sequence[Block
 def _maps(results: Sequence[CellResult], standing: Standing) -> dict[str, list[tuple[int, Map]]]:
     """Of each column the cosines of its cells' first seeds, with the seed."""
     maps: dict[str, list[tuple[int, Map]]] = {}
-    drawn = set()
+    drawn, trees = set(), Trees(standing.plan)
     for result, record, arrays in shown_arrays(results, standing.found):
-        cell, tree = result.cell, class_tree(standing.plan, record.identity)
+        cell, tree = result.cell, trees.of(record.identity)
         key = (cell.row, cell.arm, cell.column)
         if key not in drawn and len(arrays.get("vectors", ())) == tree.n_classes:
             drawn.add(key)

@@ -71,6 +71,11 @@ def _reason(identity: str, standing: Standing) -> tuple[str, str]:
 
 
 def _provenance(standing: Standing, results: Sequence[CellResult], command: str) -> Iterable[Block]:
+    yield Text("To make this page again from the same records:")
+    yield Text(command, verbatim=True)
+    for document in standing.plan.file.documents:
+        yield Text(f"The study file {document.path.name}:")
+        yield Text(document.path.read_text(encoding="utf-8").rstrip(), verbatim=True)
     shown: dict[str, tuple[Record, tuple[str, str, str]]] = {}
     for result in results:
         for record in result.records:
@@ -82,6 +87,8 @@ def _provenance(standing: Standing, results: Sequence[CellResult], command: str)
         if identity in standing.states and identity not in shown
     }
     versions = list(dict.fromkeys(_versions(r.provenance) for r, _ in (*shown.values(), *others.values())))
+    if versions:
+        yield Text("Versions. " + " ".join(f"{_letter(i)}: {text}." for i, text in enumerate(versions)))
     if shown:
         yield _grid(f"The {len(shown)} trials behind the table.", shown.values(), versions)
     else:
@@ -89,13 +96,6 @@ def _provenance(standing: Standing, results: Sequence[CellResult], command: str)
     if others:
         caption = f"The {len(others)} other trials that have a record: they chose configurations, or have no numbers."
         yield _grid(caption, others.values(), versions, folded=True)
-    if versions:
-        yield Text("Versions. " + " ".join(f"{_letter(i)}: {text}." for i, text in enumerate(versions)))
-    yield Text("To make this page again from the same records:")
-    yield Text(command, verbatim=True)
-    for document in standing.plan.file.documents:
-        yield Text(f"The study file {document.path.name}:")
-        yield Text(document.path.read_text(encoding="utf-8").rstrip(), verbatim=True)
 
 
 def _grid(
