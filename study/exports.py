@@ -43,8 +43,10 @@ def exported(standing: Standing, kind: Format, of: Of = "cells") -> bytes:
 
 
 def to_html(page: Page) -> str:
-    """The tables as one page that needs nothing else."""
-    return templates().get_template("export.html.j2").render(page=page)
+    """The tables as one page that needs nothing else: a report without its figures."""
+    from study.report import tables_page
+
+    return tables_page(page)
 
 
 def to_latex(page: Page, name: str) -> str:
@@ -62,11 +64,6 @@ def to_latex(page: Page, name: str) -> str:
     environment.filters["tex"] = tex
     label = re.sub(r"[^A-Za-z0-9.+-]", "-", name)
     return environment.get_template("tables.tex.j2").render(page=page, name=label)
-
-
-def templates() -> jinja2.Environment:
-    """The HTML templates; whatever a study's words are, they stay words."""
-    return jinja2.Environment(loader=jinja2.PackageLoader("study"), autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def tex(text: str) -> str:

@@ -93,6 +93,11 @@ class Places:
         return not os.environ.get("MLFLOW_TRACKING_URI")
 
     @property
+    def has_store(self) -> bool:
+        """Whether there is an MLflow store already: somebody's own, or the local one that a run has made."""
+        return not self.local_store or (self.mlflow / "mlflow.db").exists()
+
+    @property
     def store_name(self) -> str:
         """The MLflow store for people to read: without user, password or query, which may hold a token."""
         return re.sub(r"//[^/]*@", "//", self.tracking_uri).partition("?")[0]

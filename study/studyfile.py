@@ -47,6 +47,11 @@ class StudyFile:
                 "\n".join(f"{self.place(f.location)}: {_hinted(f)}" for f in findings(error, Study))
             ) from None
 
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """The file, then those that it extends, one after the other."""
+        return tuple(self._chain)
+
     def place(self, location: Location) -> str:
         """Where a value came from: a place in a file, or the command line."""
         key = location[1] if location[:1] == ("config",) and len(location) > 1 else location[0] if location else None

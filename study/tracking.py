@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -235,6 +236,16 @@ class StudyView:
         if self._client.get_run(parent.info.run_id).info.status != status:
             self._client.set_terminated(parent.info.run_id, status)
 
+    def report(self, standing: Standing, file: Path) -> None:
+        """Log a report with the study's parent run, unless it is the one that lies there."""
+        mark = shown.digest(file.read_text(encoding="utf-8"))
+        with self._lock:
+            self._parent(standing, render(standing))
+            run_id = self._run("study", self.study, self.study).info.run_id
+            if self._client.get_run(run_id).data.tags.get("dh2l.report") != mark:
+                self._client.log_artifact(run_id, str(file))
+                self._client.set_tag(run_id, "dh2l.report", mark)
+
     def _cells(self, page: Page) -> None:
         """One run per cell as the table shows it now; cells that the study no longer has are removed."""
         kept = set()
@@ -300,6 +311,18 @@ def sync_study(standing: Standing, places: Places) -> None:
     """
     try:
         StudyView(places, standing.plan.name).sync(standing)
+    except UNREACHABLE as error:
+        raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
+
+
+def log_report(standing: Standing, places: Places, page: Path) -> None:
+    """Log a study's report with its parent run, which is made where there is none yet.
+
+    Raises:
+        UserError: the store cannot be reached or refuses.
+    """
+    try:
+        StudyView(places, standing.plan.name).report(standing, page)
     except UNREACHABLE as error:
         raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
 

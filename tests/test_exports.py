@@ -112,13 +112,12 @@ def test_the_html_page_is_whole_needs_nothing_else_and_takes_words_as_words(smal
     assert reader.addresses == []
     assert "A & B <small>" in reader.words
     assert (
-        "<table>\n"
         "<thead>\n"
         '<tr><th scope="col">metric</th><th scope="col">arm</th><th scope="col">digits</th></tr>\n'
         "</thead>\n"
         "<tbody>\n"
-        '<tr><th scope="row">baseline+l2</th><td></td><td>96.50 ± 0.71 (n=2)</td></tr>\n'
-        '<tr><th scope="row">D_cos(HM)</th><td>E</td><td>96.60 ± 0.71 (n=2)</td></tr>\n'
+        '<tr><th scope="row">baseline+l2</th><th scope="row"></th><td>96.50 ± 0.71 (n=2)</td></tr>\n'
+        '<tr><th scope="row">D_cos(HM)</th><th scope="row">E</th><td>96.60 ± 0.71 (n=2)</td></tr>\n'
         "</tbody>\n"
         "</table>\n"
     ) in page

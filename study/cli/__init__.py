@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli import analyse, data, inspect, train, view
+from study.cli import analyse, data, inspect, report, train, view
 from study.cli.common import MISTAKE, err
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(train.trial)
 app.command()(inspect.status)
 app.command()(inspect.table)
 app.command()(inspect.export)
+app.command()(report.report)
 app.command()(analyse.compare)
 app.command()(analyse.importance)
 app.command()(inspect.schema)

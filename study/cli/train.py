@@ -28,6 +28,7 @@ from study.cli.common import (
     plan_line,
     styled,
 )
+from study.cli.report import ReportOption, write_report
 from study.places import Places
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(
         typer.Option(metavar="I/N", help="Train only the I-th of N shares, in this process, without Ray."),
     ] = None,
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Show the run in MLflow.")] = True,
+    report: ReportOption = False,
 ) -> None:
     """Train what a study misses, then render its table. Run again, it trains only what is missing."""
     from study import tables
@@ -124,6 +126,9 @@ def run(
     if live:
         live.close(now)
     _closing(now, places, files, live.problem if live else None, tracked=live is not None)
+    if report:
+        path = write_report(now, places, track=live is not None and not live.problem)
+        out.print(f"report:  {path}", markup=False)
     if interrupted:
         raise _interrupted()
     if share:

@@ -20,6 +20,7 @@ from study.cli.common import (
     load_standing,
     out,
 )
+from study.cli.report import ReportOption, write_report
 from study.places import Places
 
 app = typer.Typer(no_args_is_help=True, help="The MLflow view of the records.")
@@ -67,6 +68,7 @@ def mlflow_sync(
     plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
+    report: ReportOption = False,
 ) -> None:
     """Make a study's MLflow view from its records. Twice is the same as once."""
     places = Places.of(results, data)
@@ -77,4 +79,6 @@ def mlflow_sync(
     from study.tracking import sync_study
 
     sync_study(now, places)
+    if report:
+        write_report(now, places, track=True)
     out.print(f"{now.plan.name}: {len(now.found.records)} records, {len(now.plan.cells)} cells; {places.store_name}")
