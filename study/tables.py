@@ -167,7 +167,7 @@ def number_with_spread(value: float, spread: float) -> str:
 
 def number(value: float) -> str:
     """``97.29``; empty where there is none."""
-    return f"{value:.2f}" if _known(value) else ""
+    return f"{value:.2f}".replace("-", MINUS) if _known(value) else ""
 
 
 def signed(value: float) -> str:
@@ -179,7 +179,7 @@ def interval(low: float, high: float, sign: bool = False) -> str:
     """``[96.1, 98.5]``; empty where there is none."""
     if not (_known(low) and _known(high)):
         return ""
-    return "[" + ", ".join(signed(v) if sign else f"{v:.2f}" for v in (low, high)) + "]"
+    return "[" + ", ".join(signed(v) if sign else number(v) for v in (low, high)) + "]"
 
 
 def p_value(value: float) -> str:
