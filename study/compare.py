@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from dh2l.config import TrainConfig
 from dh2l.errors import UserError, unknown_name
-from study.evidence import ImageIntervals, hierarchical, unfit
+from study.arms import exists_in
+from study.evidence import BASELINES, ImageIntervals, config_of, doubts, hierarchical
 from study.selection import CellResult, evaluate_cell
 from study.space import Study
 from study.states import Standing
@@ -21,7 +23,9 @@ COUNTS = ("n_first", "n_second")
 def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
     """One row per pair of cells of one column that differ in arm alone, in the table's order.
 
-    An arm that has one row alone in a column, as baselines and H0 have, is set beside each row of the other.
+    Where a row names a metric, the other's is the same; an arm without metric, such as a baseline or H0, is set beside
+    each row of the other. Of several that would do, those are pairs that differ in the fewest other fields; fields
+    that differ all the same stand in `caution`.
 
     Columns:
         `row`, `column`: the pair.
@@ -30,7 +34,7 @@ def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
             three seeds), of this pair alone.
         `images_low`, `images_high`: 95% bootstrap interval over test images, the networks as they are.
         `super_difference`: of the super-class accuracies, points; `severity_difference`: of the mistake severities.
-        `caution`: what keeps the pair from a fair comparison, e.g. that it was chosen on these same seeds.
+        `caution`: what keeps the pair from a fair comparison, and in which arm, e.g. "E: chosen on these same seeds".
 
     Raises:
         UserError: an arm that the study does not have; no pair.
@@ -44,7 +48,7 @@ def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
         raise UserError(f"{first} is compared with itself; name two arms of {', '.join(arms)}")
     images = ImageIntervals(study, standing.found)
     rows: list[dict[str, Any]] = []
-    for row, a, b in _pairs(standing, first, second):
+    for row, a, b, differing in _pairs(standing, first, second):
         ours, theirs = b.accuracies(study), a.accuracies(study)
         seen = welch(ours, theirs) if min(len(ours), len(theirs)) >= LEAST_SEEDS else None
         interval = images.interval(b, a) if ours and theirs else None
@@ -64,7 +68,7 @@ def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
                 "images_high": interval[1] if interval else None,
                 "super_difference": _less(above[1]["super_accuracy"], above[0]["super_accuracy"]),
                 "severity_difference": _less(above[1]["mistake_severity"], above[0]["mistake_severity"]),
-                "caution": _caution(a, b, study),
+                "caution": _caution(a, b, differing, study),
             }
         )
     if not rows:
@@ -73,22 +77,71 @@ def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
     return frame.astype({name: "float64" for name in frame.columns if name not in WORDS + COUNTS})
 
 
-def _pairs(standing: Standing, first: str, second: str) -> Iterator[tuple[str, CellResult, CellResult]]:
-    """What the table calls the pair, and its two cells."""
-    cells = list(zip(standing.plan.cells, standing.plan.specs, strict=True))
-    for column in dict.fromkeys(cell.column for cell, _ in cells):
-        here = [(cell, spec.metric) for cell, spec in cells if cell.column == column]
-        ours, theirs = ([(cell, metric) for cell, metric in here if cell.arm == arm] for arm in (first, second))
-        alone = [len(side) == 1 and side[0][1] is None for side in (ours, theirs)]
-        for (a, _), (b, _) in itertools.product(ours, theirs):
-            if a.row == b.row or any(alone):
-                name = b.row if alone[0] else a.row
-                yield name, evaluate_cell(a, standing), evaluate_cell(b, standing)
+def _pairs(
+    standing: Standing, first: str, second: str
+) -> Iterator[tuple[str, CellResult, CellResult, tuple[str, ...]]]:
+    """What the table calls the pair, its two cells, and the fields in which they differ beside their arms."""
+    plan = standing.plan
+    results = {i: evaluate_cell(cell, standing) for i, cell in enumerate(plan.cells) if cell.arm in (first, second)}
+    configs = {i: config_of(i, result, standing) for i, result in results.items()}
+    for column in dict.fromkeys(cell.column for cell in plan.cells):
+        ours, theirs = (
+            [i for i, result in results.items() if (result.cell.arm, result.cell.column) == (arm, column)]
+            for arm in (first, second)
+        )
+        fitting = {
+            (i, j): _differing(configs[i], configs[j], {*plan.specs[i].axes, *plan.specs[j].axes})
+            for i, j in itertools.product(ours, theirs)
+            if None in (metrics := {plan.specs[i].metric, plan.specs[j].metric}) or len(metrics) == 1
+        }
+        for (i, j), fields in fitting.items():
+            # A row with a metric takes the most similar without; that one stands beside each row with a metric.
+            open_i, open_j = (plan.specs[k].metric is None for k in (i, j))
+            rivals = [
+                len(other)
+                for (a, b), other in fitting.items()
+                if (a == i and (open_j or not open_i)) or (b == j and (open_i or not open_j))
+            ]
+            if len(fields) == min(rivals):
+                yield _label(results[i], results[j]), results[i], results[j], fields
 
 
-def _caution(a: CellResult, b: CellResult, study: Study) -> str:
-    """What is unfair on either side, each phrase once."""
-    return "; ".join(dict.fromkeys(filter(None, (unfit(result, study) for result in (a, b)))))
+def _differing(a: TrainConfig, b: TrainConfig, searched: set[str]) -> tuple[str, ...]:
+    """The fields that exist in both arms and differ, without what is searched, the stage and what the arms say."""
+    said = {
+        "seed",
+        "protocol",
+        "classifier",
+        "regularisers",
+        *(["weight_decay"] if {a.arm, b.arm} == set(BASELINES) else []),
+    }
+    return tuple(
+        name
+        for name in TrainConfig.model_fields
+        if name not in said | searched
+        and exists_in(name, a.arm)
+        and exists_in(name, b.arm)
+        and getattr(a, name) != getattr(b, name)
+    )
+
+
+def _label(a: CellResult, b: CellResult) -> str:
+    """The row's name; of two names both, unless one only repeats its arm."""
+    names = [result.cell.row for result in (a, b) if result.cell.row != result.cell.arm] or [a.cell.row, b.cell.row]
+    return " / ".join(dict.fromkeys(names))
+
+
+def _caution(a: CellResult, b: CellResult, differing: tuple[str, ...], study: Study) -> str:
+    """What is unfair: of both arms, of one, and what else differs."""
+    first, second = doubts(a, study), doubts(b, study)
+    both = [why for why in first if why in second]
+    told = ["both: " + ", ".join(both)] if both else []
+    for result, of_one in ((a, first), (b, second)):
+        alone = [why for why in of_one if why not in both]
+        told += [f"{result.cell.arm}: {', '.join(alone)}"] if alone else []
+    told += ["epoch chosen on the test set"] if study.accuracy == "oracle" else []
+    told += [f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'} too"] if differing else []
+    return "; ".join(told)
 
 
 def _less(value: float | None, other: float | None) -> float | None:

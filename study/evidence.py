@@ -52,7 +52,7 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
     """
     study = standing.plan.file.study
     results = [evaluate_cell(cell, standing) for cell in standing.plan.cells]
-    configs = [_config(i, result, standing) for i, result in enumerate(results)]
+    configs = [config_of(i, result, standing) for i, result in enumerate(results)]
     references = [_reference(i, results, configs) for i in range(len(results))]
     accuracies = [result.accuracies(study) for result in results]
     whys = [why_no_test(i, results, references, study) for i in range(len(results))]
@@ -90,7 +90,7 @@ def evidence_frame(standing: Standing) -> pd.DataFrame:
     return frame.astype({name: "float64" for name in frame.columns if name not in WORDS + COUNTS})
 
 
-def _config(number: int, result: CellResult, standing: Standing) -> TrainConfig:
+def config_of(number: int, result: CellResult, standing: Standing) -> TrainConfig:
     """What a cell's trials share with their reference: read off the selected candidate, the first, or any."""
     plan = standing.plan
     candidate = result.selected or next(iter(result.cell.candidates), None)
@@ -138,12 +138,14 @@ def why_no_test(i: int, results: Sequence[CellResult], references: Sequence[int 
 
 
 def unfit(result: CellResult, study: Study) -> str:
-    """What keeps a cell's numbers from being compared fairly, as a phrase; empty where nothing does."""
-    if result.problem:
-        return "incomplete"
-    if why := _chosen(result, study):
-        return why
-    return f"n < {LEAST_SEEDS}" if len(result.records) < LEAST_SEEDS else ""
+    """The first of a cell's `doubts`; empty where there is none."""
+    return next(iter(doubts(result, study)), "")
+
+
+def doubts(result: CellResult, study: Study) -> list[str]:
+    """What keeps a cell's numbers from being compared fairly, as phrases."""
+    few = f"n < {LEAST_SEEDS}" if len(result.records) < LEAST_SEEDS else ""
+    return [why for why in ("incomplete" if result.problem else "", _chosen(result, study), few) if why]
 
 
 def _chosen(result: CellResult, study: Study) -> str:

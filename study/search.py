@@ -1,6 +1,7 @@
 """Optuna: the only module that talks to it. Searches the axes of a study's cells; all it remembers are the records."""
 
 import json
+import math
 import random
 import warnings
 from collections import deque
@@ -205,11 +206,17 @@ def _words(axis: Axis) -> list[Any]:
     return list(dict.fromkeys(json.dumps(value) for value in axis.values or []))
 
 
-def importances(points: list[dict[str, Value]], scores: list[float], seed: int) -> dict[str, float]:
+def importances(
+    axes: Mapping[str, Axis], points: list[dict[str, Value]], scores: list[float], seed: int
+) -> dict[str, float]:
     """How much of the scores' variance each axis explains, by fANOVA (Hutter et al. 2014).
 
+    A loguniform axis counts by its logarithm, or its largest decade would weigh most; of a grid or choice every value
+    counts alike.
+
     Args:
-        points: the candidates, each with the same axes; numbers as such, all else as words.
+        axes: by their fields.
+        points: the candidates, each with the same axes.
         scores: one for each.
         seed: of the forest that is fitted.
 
@@ -217,18 +224,22 @@ def importances(points: list[dict[str, Value]], scores: list[float], seed: int) 
         Fractions that sum to 1, of the axes that have more than one value.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    spread = {key: _spread([point[key] for point in points]) for key in points[0]}
+    spread = {key: _spread(axes[key], [point[key] for point in points]) for key in points[0]}
     study = optuna.create_study(direction="maximize")
     for point, value in zip(points, scores, strict=True):
-        params = {
-            key: point[key] if isinstance(spread[key], FloatDistribution) else json.dumps(point[key]) for key in point
-        }
+        params = {key: _scaled(axes[key], point[key]) for key in point}
         study.add_trial(create_trial(params=params, distributions=spread, value=value))
     return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
 
 
-def _spread(values: list[Value]) -> BaseDistribution:
+def _spread(axis: Axis, values: list[Value]) -> BaseDistribution:
     """The range or the words that some values of an axis span."""
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        return FloatDistribution(min(values), max(values))
-    return CategoricalDistribution(list(dict.fromkeys(json.dumps(value) for value in values)))
+    scaled = list(dict.fromkeys(_scaled(axis, value) for value in values))
+    return FloatDistribution(min(scaled), max(scaled)) if axis.values is None else CategoricalDistribution(scaled)
+
+
+def _scaled(axis: Axis, value: Value) -> Any:
+    """A value as the forest sees it: a number on the axis's scale, or a word."""
+    if axis.values is not None:
+        return json.dumps(value)
+    return math.log(value) if axis.loguniform is not None else value

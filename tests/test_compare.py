@@ -73,14 +73,60 @@ def test_the_interval_is_scipy_s_and_stands_from_three_seeds_on(standing: Standi
     assert one["difference"] == pytest.approx(80 - statistics.fmean([91, 92, 93.5]))
     assert pd.isna(one["low"])
     assert pd.isna(one["high"])
-    assert one["caution"] == "incomplete"
+    assert one["caution"] == "E: incomplete, n < 3"
 
 
 def test_what_was_chosen_on_these_seeds_is_said(tmp_path: Path) -> None:
     text = STUDY.replace("{lambda_e: 0.1}", "{lambda_e: 0.1}\n    search: {lr: {grid: [0.1, 0.2]}}")
     plan = planned(tmp_path, text)
     now = standing_of(plan, places_in(tmp_path), [done(config, 90) for config in plan.configs.values()])
-    assert set(compare_frame(now, "E", "E+H")["caution"]) == {"chosen on these same seeds"}
+    assert set(compare_frame(now, "E", "E+H")["caution"]) == {"both: chosen on these same seeds"}
+
+
+NAMED = """\
+title: Named rows
+config: {dataset: digits, epochs: 2}
+columns: [{name: digits}]
+rows:
+  - {arm: baseline+l2, name: plain}
+  - {arm: baseline+l2, name: plain bf16, set: {precision: bf16}}
+  - {arm: E, metric: cosine, name: "E, cosine", set: {lambda_e: 0.1}}
+  - {arm: E+H, metric: cosine, name: "E+H, cosine", set: {lambda_e: 1, lambda_l: 0.1}}
+  - {arm: E+H, metric: cosine, name: slower, set: {lambda_e: 0.1, lambda_l: 0.1, lr: 0.01, momentum: 0.8}}
+seeds: [0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arms", "row", "caution"),
+    [
+        (("baseline+l2", "E"), "plain / E, cosine", "both: incomplete, n < 3"),
+        (("E", "E+H"), "E, cosine / E+H, cosine", "both: incomplete, n < 3; lambda_e differs too"),
+    ],
+)
+def test_rows_with_names_are_paired_by_metric_with_the_most_similar(
+    tmp_path: Path, arms: tuple[str, str], row: str, caution: str
+) -> None:
+    (pair,) = compare_frame(standing_of(planned(tmp_path, NAMED), places_in(tmp_path), []), *arms).to_dict("records")
+    assert (pair["row"], pair["caution"]) == (row, caution)
+
+
+def test_a_choice_and_its_confirmation_do_not_keep_an_arm_from_any_row(tmp_path: Path) -> None:
+    text = STUDY.replace("metric: [cosine, am]", "metric: cosine") + "confirm: {seeds: [7]}\n"
+    text = text.replace("seeds: [0", "  - {arm: E, metric: am, search: {lambda_e: {grid: [0.1, 1]}}}\nseeds: [0", 1)
+    frame = compare_frame(standing_of(planned(tmp_path, text), places_in(tmp_path), []), "baseline+l2", "E")
+    assert frame["row"].tolist() == ["cosine", "D_AM", "cosine", "D_AM"]
+    assert set(frame["caution"]) == {"both: incomplete, n < 3"}
+
+
+def test_a_choice_in_one_arm_and_the_best_epoch_on_test_are_said(tmp_path: Path) -> None:
+    text = STUDY.replace("arm: baseline+l2", "arm: baseline+l2\n    search: {lr: {grid: [0.1, 0.2]}}")
+    plan = planned(tmp_path, text + "accuracy: oracle\n")
+    now = standing_of(plan, places_in(tmp_path), [done(config, 90) for config in plan.configs.values()])
+    assert set(compare_frame(now, "baseline+l2", "E")["caution"]) == {
+        "baseline+l2: chosen on these same seeds; epoch chosen on the test set"
+    }
+    assert set(compare_frame(now, "E", "E+H")["caution"]) == {"epoch chosen on the test set"}
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,20 @@ seeds: [0, 1]
 search:
   lambda_e: {grid: [0.1, 1, 10]}
   centres: {grid: [learned, parent]}
-  centre_scale: {grid: [0.3, 0.5], when: {centres: parent}}
+  centre_scale: {grid: [0.2, 0.3, 0.4, 0.5], when: {centres: parent}}
 """
-"""E+H has nine candidates: three with learned centres, six with a node's own vectors as centres."""
+"""E+H has fifteen candidates: three with learned centres, twelve with a node's own vectors as centres."""
+
+
+SEARCH = """\
+title: A search
+config: {dataset: digits, epochs: 2, metric: cosine}
+columns: [{name: digits}]
+rows: [{arm: E+H}]
+seeds: [0]
+searcher: {trials: 5}
+search: {lambda_e: {loguniform: [0.00001, 10]}, lambda_l: {loguniform: [0.00001, 10]}}
+"""
 
 
 def filed(folder: Path, plan: Plan, score: dict[str, float]) -> Standing:
@@ -45,11 +56,11 @@ def test_a_response_is_the_mean_score_of_every_candidate_at_every_axis(tmp_path:
     frame = response_frame(now)
     assert set(frame["row"]) == {"E+H"}  # the baseline has one candidate: nothing is searched
     by_value = frame[frame["axis"] == "lambda_e"].groupby("value")["score"].agg(["min", "max", "count"])
-    assert by_value.to_numpy().tolist() == [[40.5, 40.5, 3], [60.5, 60.5, 3], [50.5, 50.5, 3]]
+    assert by_value.to_numpy().tolist() == [[40.5, 40.5, 5], [60.5, 60.5, 5], [50.5, 50.5, 5]]
     assert set(frame["n"]) == {2}
     assert frame["std"].to_numpy() == pytest.approx(np.full(len(frame), 0.5**0.5))
     assert set(frame[frame["axis"] == "centres"]["value"]) == {"learned", "parent"}
-    assert len(frame[frame["axis"] == "centre_scale"]) == 6
+    assert len(frame[frame["axis"] == "centre_scale"]) == 12
     assert frame[frame["selected"]]["candidate"].nunique() == 1
 
 
@@ -69,7 +80,7 @@ def test_the_axis_that_alone_moves_the_score_has_all_the_importance(tmp_path: Pa
     frame = importance_frame(now).set_index("axis")
     assert frame["importance"].to_dict() == pytest.approx({"lambda_e": 1, "centres": 0, "centre_scale": 0}, abs=0.05)
     assert frame["importance"][["lambda_e", "centres"]].sum() == pytest.approx(1)  # the third is weighed where it is
-    assert frame["candidates"].to_dict() == {"lambda_e": 9, "centres": 9, "centre_scale": 6}
+    assert frame["candidates"].to_dict() == {"lambda_e": 15, "centres": 15, "centre_scale": 12}
     assert set(frame["why_none"]) == {""}
     again = importance_frame(now).set_index("axis")
     assert again["importance"].tolist() == frame["importance"].tolist()
@@ -80,18 +91,38 @@ def test_the_axis_that_alone_moves_the_score_has_all_the_importance(tmp_path: Pa
     [
         ({}, ("lambda_e: {grid: [0.1, 1, 10]}", "lambda_e: {grid: [0.1, 1]}"), "all scores are equal"),
         ({"0.1": 40}, ("grid: [0.1, 1, 10]", "grid: [0.1]"), "one value only"),
-        ({"0.1": 40}, ("  centres: {grid: [learned, parent]}\n", ""), "fewer than 4 scored candidates"),
+        ({"0.1": 40}, ("  centres: {grid: [learned, parent]}\n", ""), "fewer than 8 scored candidates"),
     ],
 )
 def test_where_no_importance_can_be_given_it_says_why(
     tmp_path: Path, score: dict[str, float], changed: tuple[str, str], why: str
 ) -> None:
-    text = GRID.replace(*changed)
-    if why == "one value only":
-        text = text.replace("[0.3, 0.5]", "[0.2, 0.3, 0.5]")
-    frame = importance_frame(filed(tmp_path, planned(tmp_path, text), score)).set_index("axis")
+    frame = importance_frame(filed(tmp_path, planned(tmp_path, GRID.replace(*changed)), score)).set_index("axis")
     assert frame["why_none"]["lambda_e"] == why
     assert np.isnan(frame["importance"]["lambda_e"])
+
+
+def test_equal_counts_of_right_answers_have_no_importance_however_their_fractions_add_up(tmp_path: Path) -> None:
+    text = GRID.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
+    right = {"0.1": (102, 102, 103), "1.0": (101, 101, 105), "10.0": (102, 102, 103)}  # of 180 each
+    plan = planned(tmp_path, text)
+    records = [done(c, 90, 100 * right[str(c.lambda_e)][c.seed] / 180) for c in plan.configs.values() if c.lambda_e]
+    now = standing_of(plan, places_in(tmp_path), records)
+    assert set(importance_frame(now)["why_none"]) == {"all scores are equal"}
+    assert response_frame(now)["score"].nunique() == 1
+
+
+def test_a_loguniform_axis_counts_by_its_logarithm(tmp_path: Path) -> None:
+    """The score turns at a small λe: below a thousandth of its range, which is more than half of its decades."""
+    text = SEARCH.replace("trials: 5", "trials: 60")
+    plan, source = planned(tmp_path, text), np.random.default_rng(0)
+    records = []
+    for _ in range(60):
+        drawn = [round(float(10 ** source.uniform(-5, 1)), 9) for _ in range(2)]
+        config = plan.specs[0].config({"lambda_e": drawn[0], "lambda_l": drawn[1]}, 0)
+        records.append(done(config, 90, 60 + 10 * (drawn[0] < 0.003) + 2 * (drawn[1] > 5)))
+    frame = importance_frame(standing_of(plan, places_in(tmp_path), records)).set_index("axis")
+    assert frame["importance"]["lambda_e"] > 0.9
 
 
 def test_the_pareto_front_is_of_score_and_violation(tmp_path: Path) -> None:
