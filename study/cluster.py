@@ -344,12 +344,15 @@ class _Driver(_NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped 
 
 
 class _PerGroup(_NotSaved, FIFOScheduler):  # type: ignore[misc] # ray is untyped here
-    """One of Ray's schedulers for each group of trials: arms are never stopped for being worse than others."""
+    """One of Ray's schedulers for each group of trials: arms are never stopped for being worse than others.
 
-    def __init__(self, settings: Scheduler, group_of: Callable[[str], str]) -> None:
+    A trial of no group is never stopped.
+    """
+
+    def __init__(self, settings: Scheduler, group_of: Callable[[str], str | None]) -> None:
         super().__init__()
         self._settings, self._group_of = settings, group_of
-        self._schedulers: dict[str, TrialScheduler] = {}
+        self._schedulers: dict[str | None, TrialScheduler] = {None: FIFOScheduler()}
 
     def _of(self, trial: Any) -> TrialScheduler:
         config = _config_of(trial)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from study.objectives import total_violation
 from study.plan import Candidate, Cell
-from study.selection import choose, score
+from study.selection import choose, score, searches
 from study.space import Value
 from study.states import Standing, State
 from study.statistics import seed_of
@@ -131,7 +131,7 @@ def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 def _searching(standing: Standing) -> list[Cell]:
     """The cells that have something to search."""
-    return [cell for cell in standing.plan.cells if cell.budget is not None or len(cell.candidates) > 1]
+    return [cell for cell in standing.plan.cells if searches(cell)]
 
 
 def _axes(cell: Cell) -> list[str]:

@@ -11,7 +11,7 @@ from study.places import Places
 from study.plan import Plan, any_point
 from study.records import RecordStore
 from study.searcher import PlanSearcher, Searcher
-from study.selection import choose, needed_stopped
+from study.selection import choose, needed_stopped, needless_trials, searches
 from study.standing import standing
 from study.states import Standing, State
 
@@ -34,10 +34,11 @@ class Shard:
 def missing_trials(now: Standing) -> list[TrainConfig]:
     """What a run trains next: all that has no settled record.
 
-    A trial that the study's scheduler stopped has lost and is left alone, unless nothing else is missing and
-    a cell has no winner without it.
+    The other seeds of a candidate that has lost are not needed. A trial that the study's scheduler stopped has lost and
+    is left alone, unless nothing else is missing and a cell has no winner without it.
     """
-    missing = now.missing
+    needless = needless_trials(now)
+    missing = [identity for identity in now.missing if identity not in needless]
     if now.plan.file.study.scheduler:
         missing = [i for i in missing if now.states[i] is not State.STOPPED] or needed_stopped(now)
     return [now.plan.config(identity) for identity in missing]
@@ -72,19 +73,25 @@ def run_plan(
 
     if measure_share and (configs := typical_trials(now)):
         resources = with_measured_share(resources, configs, places, observer)
-    tried, searched = set[str](), False
+    tried, searched, finishing = set[str](), False, False
     while True:
-        missing = [config for config in missing_trials(now) if config.identity not in tried]
+        missing = missing_trials(now)
+        if not finishing and not unsearched(now.plan) and _all_stopped(now, missing):
+            finishing, tried = True, set()  # without them a cell has no winner, so now they go to their end
+        missing = [config for config in missing if config.identity not in tried]
         if not missing and (searched or not unsearched(now.plan)):
             return False
         searcher = _searcher(now, missing, places, search=not searched)
         searched = True
         tried |= {config.identity for config in missing}
-        finishing = all(now.states[config.identity] is State.STOPPED for config in missing) and not unsearched(now.plan)
         scheduler = None if finishing else now.plan.file.study.scheduler
         if run_on_ray(searcher, places, resources, observer, scheduler=scheduler):
             return True
         now = standing(now.plan, places)
+
+
+def _all_stopped(now: Standing, missing: list[TrainConfig]) -> bool:
+    return bool(missing) and all(now.states[config.identity] is State.STOPPED for config in missing)
 
 
 def trials_to_come(now: Standing) -> int:
@@ -112,13 +119,23 @@ def typical_trials(now: Standing) -> list[TrainConfig]:
     return [*missing_trials(now), *unknown]
 
 
+def competing(plan: Plan) -> dict[str, str]:
+    """The cell of every trial that a scheduler may stop: of those that choose among several candidates, and no others.
+
+    A trial that some cell shows whatever comes out competes with none.
+    """
+    groups: dict[str, str] = {}
+    given: set[str] = set()
+    for cell in plan.cells:
+        choosing = searches(cell)
+        for candidate in cell.candidates:
+            groups |= {identity: f"{cell.row} {cell.arm} {cell.column}" for identity in candidate.trials if choosing}
+            given |= {*candidate.confirmations, *(() if choosing else candidate.trials)}
+    return {identity: group for identity, group in groups.items() if identity not in given}
+
+
 def _searcher(now: Standing, missing: list[TrainConfig], places: Places, *, search: bool) -> Searcher:
-    groups = {
-        identity: f"{cell.row} {cell.arm} {cell.column}"
-        for cell in now.plan.cells
-        for candidate in cell.candidates
-        for identity in (*candidate.trials, *candidate.confirmations)
-    }
+    groups = competing(now.plan)
     if not search or not unsearched(now.plan):
         return PlanSearcher(missing, groups)
     from study.search import OptunaSearcher

@@ -51,7 +51,7 @@ class OptunaSearcher:
     Args:
         now: where the study stands; its plan has the candidates that the records know.
         missing: its known trials that are not done.
-        groups: the cell of each of these.
+        groups: the cell of each of these that competes with others.
         read: reads the records of some trials.
     """
 
@@ -89,9 +89,9 @@ class OptunaSearcher:
             needless = search.tell(identity, outcome)
             self._queue = deque(config for config in self._queue if config.identity not in needless)
 
-    def group(self, identity: str) -> str:
-        """The trial's cell."""
-        return self._groups[identity]
+    def group(self, identity: str) -> str | None:
+        """The trial's cell, where it competes."""
+        return self._groups.get(identity)
 
 
 class CellSearch:

@@ -24,8 +24,8 @@ class Searcher(Protocol):
     def tell(self, identity: str, outcome: Outcome) -> None:
         """Take back how a trial ended; the record of one that is done has been filed."""
 
-    def group(self, identity: str) -> str:
-        """The cell of a trial that it gave: trials of one are compared while they train."""
+    def group(self, identity: str) -> str | None:
+        """The cell of a trial that it gave: trials of one compete while they train. None: it competes with none."""
 
 
 class PlanSearcher:
@@ -42,6 +42,6 @@ class PlanSearcher:
     def tell(self, identity: str, outcome: Outcome) -> None:
         """Nothing to learn: what a plan tries does not depend on results."""
 
-    def group(self, identity: str) -> str:
-        """The trial's cell; of several the last."""
-        return self._groups[identity]
+    def group(self, identity: str) -> str | None:
+        """The trial's cell, where it competes."""
+        return self._groups.get(identity)

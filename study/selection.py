@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from study.plan import Candidate, Cell
 from study.records import Record, Scores
 from study.space import Study
-from study.states import Standing, State
+from study.states import SETTLED, Standing, State
 
 LOST = (State.DIVERGED, State.STOPPED)
 """States of a trial that was tried and gave no score."""
@@ -84,10 +84,11 @@ def choose(cell: Cell, standing: Standing) -> Choice:
     tried as many as it may, there is no winner. Equal scores: the candidate that the study lists first.
     """
     states = standing.states
-    if cell.budget is None and len(cell.candidates) == 1:
+    if not searches(cell):
         return Choice(cell.candidates[0])
     trials = [identity for candidate in cell.candidates for identity in candidate.trials]
-    unfinished = _problem({i: states[i] for i in trials if states[i] not in LOST}, trials)
+    in_the_race = [i for c in cell.candidates if not any(states[i] in LOST for i in c.trials) for i in c.trials]
+    unfinished = _problem({i: states[i] for i in in_the_race}, trials)
     if cell.budget is not None and len(cell.candidates) < cell.budget:
         unfinished = ", ".join(
             [f"searched ({len(cell.candidates)} of {cell.budget})", *[unfinished] * bool(unfinished)]
@@ -101,6 +102,26 @@ def choose(cell: Cell, standing: Standing) -> Choice:
     scores = [round(mean_score(candidate, standing), 12) for candidate in complete]
     best = scores.index(max(scores))
     return Choice(complete[best], scores[best], scores.count(scores[best]) - 1)
+
+
+def searches(cell: Cell) -> bool:
+    """Whether a rule has to choose among a cell's candidates."""
+    return cell.budget is not None or len(cell.candidates) > 1
+
+
+def needless_trials(standing: Standing) -> set[str]:
+    """The trials still to train of candidates that have lost, and of no other candidate.
+
+    Without a scheduler a stopped trial has not lost: it goes on.
+    """
+    lost = LOST if standing.plan.file.study.scheduler else (State.DIVERGED,)
+    needless, needed = set[str](), set[str]()
+    for cell in standing.plan.cells:
+        for candidate in cell.candidates:
+            out = searches(cell) and any(standing.states[i] in lost for i in candidate.trials)
+            (needless if out else needed).update(candidate.trials)
+            needed.update(candidate.confirmations)
+    return {i for i in needless - needed if standing.states[i] not in (*SETTLED, State.STOPPED)}
 
 
 def mean_score(candidate: Candidate, standing: Standing) -> float:
@@ -148,11 +169,19 @@ def needed_stopped(standing: Standing) -> list[str]:
     for cell in standing.plan.cells:
         if cell.budget is not None and len(cell.candidates) < cell.budget:
             continue  # its search is not over
-        by_state = [Counter(standing.states[i] for i in candidate.trials) for candidate in cell.candidates]
-        if any(counts[State.DONE] == len(c.trials) for counts, c in zip(by_state, cell.candidates, strict=True)):
+        progress = [_progress(candidate, standing) for candidate in cell.candidates]
+        if any(seeds == len(c.trials) for (seeds, _), c in zip(progress, cell.candidates, strict=True)):
             continue
-        furthest = max((counts[State.DONE] for counts in by_state if not counts[State.DIVERGED]), default=0)
-        for counts, candidate in zip(by_state, cell.candidates, strict=True):
-            if counts[State.DONE] == furthest and not counts[State.DIVERGED]:
+        diverged = [any(standing.states[i] is State.DIVERGED for i in c.trials) for c in cell.candidates]
+        furthest = max((p for p, out in zip(progress, diverged, strict=True) if not out), default=None)
+        for candidate, reached, out in zip(cell.candidates, progress, diverged, strict=True):
+            if reached == furthest and not out:
                 needed |= {i: None for i in candidate.trials if standing.states[i] is State.STOPPED}
     return list(needed)
+
+
+def _progress(candidate: Candidate, standing: Standing) -> tuple[int, int]:
+    """How far a candidate came: its seeds that are done, and the epochs of those that were stopped."""
+    done = sum(standing.states[i] is State.DONE for i in candidate.trials)
+    stopped = [standing.found.records[i].failure for i in candidate.trials if standing.states[i] is State.STOPPED]
+    return done, sum(failure.epoch or 0 for failure in stopped if failure is not None)

@@ -11,7 +11,8 @@ from study_fixtures import SEARCHED, candidate_configs, done, places_in, planned
 from study.places import Places
 from study.plan import Plan
 from study.records import Findings, Record
-from study.selection import CellResult, evaluate_cell, needed_stopped
+from study.running import competing, missing_trials
+from study.selection import CellResult, evaluate_cell, needed_stopped, needless_trials
 from study.states import Standing, State
 
 Lost = Literal["diverged", "failed", "stopped"]
@@ -30,6 +31,7 @@ def outcome(
     folder: Path, outcomes: list[list[Outcome]], text: str = SEARCHED, places: Places | None = None
 ) -> tuple[CellResult, Standing]:
     """The only cell of a study, whose candidates ended so."""
+    folder.mkdir(exist_ok=True)
     plan = planned(folder, text)
     records = [record_of(plan, i, j, o) for i, seeds in enumerate(outcomes) for j, o in enumerate(seeds)]
     now = standing_of(plan, places or places_in(folder), [record for record in records if record is not None])
@@ -188,3 +190,42 @@ def test_a_tie_goes_to_the_candidate_listed_first_and_is_said(tmp_path: Path) ->
     result, _ = outcome(tmp_path, [[(1, percent[2])] * 2, [(2, percent[0]), (2, percent[1])], [(3, 1), (3, 1)]])
     assert winner(result) == 0.1
     assert result.choice.tied == 1
+
+
+def test_the_other_seeds_of_a_candidate_that_has_lost_keep_no_winner_back_and_are_not_needed(tmp_path: Path) -> None:
+    lost: list[list[Outcome]] = [["diverged", None], [(90, 40), (90, 42)], [(90, 50), (90, 52)]]
+    result, now = outcome(tmp_path, lost)
+    assert winner(result) == 10
+    (needless,) = needless_trials(now)
+    assert (now.plan.configs[needless].lambda_e, now.plan.configs[needless].seed) == (0.1, 1)
+    assert missing_trials(now) == []
+
+
+def test_a_stopped_candidate_s_other_seeds_are_needless_under_its_scheduler_alone(tmp_path: Path) -> None:
+    outcomes: list[list[Outcome]] = [["stopped", None], [(90, 40), (90, 42)], [(90, 50), (90, 52)]]
+    _, without = outcome(tmp_path / "a", outcomes)
+    assert sorted(c.seed for c in missing_trials(without)) == [0, 1]
+    _, under = outcome(tmp_path / "b", outcomes, SEARCHED + "scheduler: {kind: asha}\n")
+    assert missing_trials(under) == []
+
+
+def test_what_one_cell_lost_another_may_need(tmp_path: Path) -> None:
+    text = SEARCHED.replace("rows: [{arm: E}]", "rows: [{arm: E}, {arm: E, name: fixed, set: {lambda_e: 0.1}}]")
+    plan = planned(tmp_path, text)
+    first, second = candidate_configs(plan)[0]
+    now = standing_of(plan, places_in(tmp_path), [unfinished(first, "diverged")])
+    assert needless_trials(now) == set()
+    assert second in missing_trials(now)
+    groups = competing(plan)
+    assert first.identity not in groups  # a row shows it, whatever comes out
+    assert len(groups) == 4
+
+
+def test_of_candidates_that_were_all_stopped_those_with_most_epochs_are_finished(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SEARCHED)
+    records = [unfinished(c, "stopped") for configs in candidate_configs(plan) for c in configs]
+    failure = records[2].failure
+    assert failure is not None
+    records[2] = records[2].model_copy(update={"failure": failure.model_copy(update={"epoch": 2})})
+    now = standing_of(plan, places_in(tmp_path), records)
+    assert [plan.configs[i].lambda_e for i in needed_stopped(now)] == [1, 1]
