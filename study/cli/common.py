@@ -80,6 +80,17 @@ def gpu_share(
     return 1 / int(trials_per_gpu), False
 
 
+def check_device(name: str | None) -> None:
+    """Refuse a torch device that is none, or is not here."""
+    import torch
+
+    try:
+        if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {name}: torch sees no CUDA device on this machine; leave it out, or give cpu")
+    except RuntimeError:
+        raise UserError(f"--device {name!r} is no torch device; give cpu, cuda or cuda:1") from None
+
+
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":
     """A study's plan and the states of its trials; says what is wrong with records."""
     from study.plan import make_plan

@@ -8,6 +8,9 @@ from study.cli.common import out
 from study.cost import Estimate, figure
 from study.progress import duration
 
+WIDTH = 140
+"""Of the table in characters, at least: a narrow terminal wraps its lines rather than lose figures."""
+
 
 def print_estimate(cost: Estimate) -> None:
     """Print an estimate for people."""
@@ -22,7 +25,7 @@ def print_estimate(cost: Estimate) -> None:
             *(str(config.epochs), str(timing.steps), str(timing.evaluated)),
             *(figure(timing.epoch_s), figure(timing.trial_s(config.epochs)), figure(kind.hours)),
         )
-    out.print(table)
+    out.print(table, width=max(out.width, WIDTH))
     for line in estimate_lines(cost):
         out.print(line, markup=False)
 
@@ -37,8 +40,8 @@ def estimate_lines(cost: Estimate) -> list[str]:
     return [
         f"trials:  {cost.trials} missing{later}",
         f"compute: {figure(cost.hours)} {cost.unit}{later_hours}",
-        f"wall:    {duration(cost.start_s + cost.wall_s)}: {again}{duration(crew.start_s)} until Ray trains, then "
-        f"{duration(cost.wall_s)} with {crew.places} side by side, {each} each, in the plan's order",
+        f"wall:    {duration(cost.start_s + cost.wall_s)}: {again}{duration(crew.start_s)} until Ray trains, and "
+        f"{duration(cost.wall_s)} of training with {crew.places} side by side, {each} each, in the plan's order",
         f"disk:    {size(cost.record_bytes)} of records, at a time {size(cost.checkpoint_bytes)} of checkpoints; "
         "MLflow's store is not counted",
         f"These are estimates, from {cost.measured_s:.0f} s measured over {len(cost.kinds)} kinds of trials"

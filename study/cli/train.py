@@ -23,6 +23,7 @@ from study.cli.common import (
     SetOption,
     StudyArgument,
     TrialsPerGpuOption,
+    check_device,
     counts,
     err,
     gpu_share,
@@ -162,7 +163,7 @@ def trial(
     config = now.plan.config(_find_trial(identity, list(now.states)))
     if now.states[config.identity] == "conflict":
         raise UserError(now.found.conflicts[config.identity])
-    _check_device(device)
+    check_device(device)
 
     from study.progress import epoch_line
     from study.trial import drain, run_trial
@@ -209,16 +210,6 @@ def _find_trial(text: str, identities: list[str]) -> str:
             f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give more of it"
         )
     raise UserError(f"unknown trial {text!r}; `dh2l-study plan STUDY` lists the study's trials")
-
-
-def _check_device(name: str | None) -> None:
-    import torch
-
-    try:
-        if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {name}: torch sees no CUDA device on this machine; leave it out, or give cpu")
-    except RuntimeError:
-        raise UserError(f"--device {name!r} is no torch device; give cpu, cuda or cuda:1") from None
 
 
 def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
