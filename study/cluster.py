@@ -32,7 +32,7 @@ from dh2l.errors import UserError, first_line
 from dh2l.plugins import Plugin
 from dh2l.results import EpochResult
 from study import packing
-from study.cost import Crew, Task, Timing, mean_timing
+from study.cost import Crew, Task, Timing, kinds_of_trials, mean_timing
 from study.filing import unfinished_record
 from study.interrupt import Interrupt
 from study.observer import Observer
@@ -136,7 +136,7 @@ def timed(
         workers = [ready[reference] for reference in there]
         crew = Crew(len(workers), resources.cpus, gpus, time.perf_counter() - started)
         of_kind: dict[str, list[Timing]] = {key: [] for key in kinds}
-        observer.note(f"timing {len(kinds)} kinds of trials, {crew.places} side by side, some seconds each ...")
+        observer.note(f"timing {kinds_of_trials(len(kinds))}, {crew.places} side by side, some seconds each ...")
         for first in range(0, len(kinds), len(workers)):
             batch = list(islice(cycle(kinds), first, first + len(workers)))
             for verb, words in (("prepare", [(kinds[key],) for key in batch]), ("measure", [() for _ in batch])):

@@ -275,3 +275,8 @@ def require_within(cost: Estimate, limit: float, study: str) -> None:
 def figure(value: float) -> str:
     """A number as exact as an estimate is: three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def kinds_of_trials(n: int) -> str:
+    """So many kinds, in words."""
+    return f"{n} kind{'' if n == 1 else 's'} of trials"

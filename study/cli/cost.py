@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from study.cli.common import out
-from study.cost import Estimate, figure
+from study.cost import Estimate, figure, kinds_of_trials
 from study.progress import duration
 
 WIDTH = 140
@@ -44,7 +44,7 @@ def estimate_lines(cost: Estimate) -> list[str]:
         f"{duration(cost.wall_s)} of training with {crew.places} side by side, {each} each, in the plan's order",
         f"disk:    {size(cost.record_bytes)} of records, at a time {size(cost.checkpoint_bytes)} of checkpoints; "
         "MLflow's store is not counted",
-        f"These are estimates, from {cost.measured_s:.0f} s measured over {len(cost.kinds)} kinds of trials"
+        f"These are estimates, from {cost.measured_s:.0f} s measured over {kinds_of_trials(len(cost.kinds))}"
         + ("; the scheduler may stop some early, so at most that." if cost.scheduled else "."),
     ]
 

@@ -89,7 +89,7 @@ def plan(
                     {"identity": i, "state": state.value, "config": now.plan.config(i).canonical()}
                     for i, state in now.states.items()
                 ],
-                **({"estimate": estimate_values(cost)} if cost else {}),
+                **({"estimate": cost and estimate_values(cost)} if estimate else {}),
             }
         )
         return
@@ -104,6 +104,8 @@ def plan(
     if cost:
         out.print()
         print_estimate(cost)
+    elif estimate:
+        out.print("nothing is left to train, so nothing to estimate")
 
 
 def status(
