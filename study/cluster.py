@@ -150,6 +150,8 @@ def timed(
                         raise UserError(f"a trial of the kind of {identity} cannot be timed: {reason}") from None
                     if found is not None:
                         of_kind[key].append(found)
+        started = time.perf_counter()
+    crew = replace(crew, start_s=crew.start_s + time.perf_counter() - started)
     return {key: mean_timing(timings) for key, timings in of_kind.items()}, crew
 
 

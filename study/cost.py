@@ -73,7 +73,7 @@ class Crew:
         places: how many train side by side.
         cpus: of each.
         gpus: of each.
-        start_s: seconds until the first trial trains.
+        start_s: seconds before the first trial trains and after the last, of Ray and its workers.
     """
 
     places: int

@@ -1,7 +1,7 @@
 """Runs what a plan still misses, through Ray or in this process."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -136,7 +136,9 @@ def work_to_come(now: Standing) -> Work:
     return Work(tuple(missing_trials(now)), tuple(searched), tuple(confirming), study.scheduler is not None)
 
 
-def cost_to_come(now: Standing, places: Places, resources: "Resources", observer: Observer) -> Estimate:
+def cost_to_come(
+    now: Standing, places: Places, resources: "Resources", observer: Observer, *, loading_s: float = 0.0
+) -> Estimate:
     """What a run would cost, timed where its trials will run; nothing is kept.
 
     Args:
@@ -144,6 +146,7 @@ def cost_to_come(now: Standing, places: Places, resources: "Resources", observer
         places: where data lie.
         resources: what one trial gets, and where.
         observer: told what is timed.
+        loading_s: seconds that a driver takes to load Ray, part of each start.
 
     Raises:
         UserError: the cluster cannot be reached or is too small, or a trial cannot be timed.
@@ -156,7 +159,7 @@ def cost_to_come(now: Standing, places: Places, resources: "Resources", observer
         for key, config in work.kinds.items()
     }
     timings, crew = timed(tasks, len(work.missing) + len(work.later), resources, observer)
-    return estimate(work, timings, crew)
+    return estimate(work, timings, replace(crew, start_s=crew.start_s + loading_s))
 
 
 def _searcher(now: Standing, missing: list[TrainConfig], places: Places, *, search: bool) -> Searcher:

@@ -115,7 +115,7 @@ def test_an_estimate_adds_up_by_hand(tmp_path: Path, empty: Places) -> None:
     assert estimate_lines(cost) == [
         "trials:  4 missing",
         "compute: 0.0889 GPU hours",
-        "wall:    8 min: 20 s until Ray trains, and 7 min of training with 2 side by side, 0.5 GPU each, in the "
+        "wall:    8 min: 20 s to start and stop Ray, and 7 min of training with 2 side by side, 0.5 GPU each, in the "
         "plan's order",
         "disk:    8 KiB of records, at a time 6 MiB of checkpoints; MLflow's store is not counted",
         "These are estimates, from 8 s measured over 2 kinds of trials.",
@@ -151,7 +151,7 @@ def test_a_second_stage_is_of_another_kind_starts_ray_again_and_is_at_most_what_
     assert estimate_lines(cost)[:3] == [
         "trials:  6 missing, and at most 3 that depend on results",
         "compute: 0.167 CPU-core hours, and at most 0.117 for those that depend on results",
-        "wall:    3 min: 2 × 5 s until Ray trains, and 3 min of training with 3 side by side, 2 CPU each, in the "
+        "wall:    3 min: 2 × 5 s to start and stop Ray, and 3 min of training with 3 side by side, 2 CPU each, in the "
         "plan's order",
     ]
     values = json.loads(json.dumps(estimate_values(cost)))

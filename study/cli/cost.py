@@ -8,8 +8,8 @@ from study.cli.common import out
 from study.cost import Estimate, figure, kinds_of_trials
 from study.progress import duration
 
-WIDTH = 140
-"""Of the table in characters, at least: a narrow terminal wraps its lines rather than lose figures."""
+WIDEST = 1000
+"""Characters of the table: a narrow terminal wraps its lines rather than lose figures."""
 
 
 def print_estimate(cost: Estimate) -> None:
@@ -25,7 +25,8 @@ def print_estimate(cost: Estimate) -> None:
             *(str(config.epochs), str(timing.steps), str(timing.evaluated)),
             *(figure(timing.epoch_s), figure(timing.trial_s(config.epochs)), figure(kind.hours)),
         )
-    out.print(table, width=max(out.width, WIDTH))
+    table.width = out.measure(table, options=out.options.update(width=WIDEST)).maximum
+    out.print(table)
     for line in estimate_lines(cost):
         out.print(line, markup=False)
 
@@ -40,7 +41,7 @@ def estimate_lines(cost: Estimate) -> list[str]:
     return [
         f"trials:  {cost.trials} missing{later}",
         f"compute: {figure(cost.hours)} {cost.unit}{later_hours}",
-        f"wall:    {duration(cost.start_s + cost.wall_s)}: {again}{duration(crew.start_s)} until Ray trains, and "
+        f"wall:    {duration(cost.start_s + cost.wall_s)}: {again}{duration(crew.start_s)} to start and stop Ray, and "
         f"{duration(cost.wall_s)} of training with {crew.places} side by side, {each} each, in the plan's order",
         f"disk:    {size(cost.record_bytes)} of records, at a time {size(cost.checkpoint_bytes)} of checkpoints; "
         "MLflow's store is not counted",

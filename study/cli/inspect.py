@@ -1,5 +1,6 @@
 """Commands that look: list, plan, status, table, schema."""
 
+import time
 from contextlib import suppress
 from typing import Annotated
 
@@ -71,14 +72,16 @@ def plan(
     now = load_standing(study, set_, places)
     cost = None
     if estimate and (missing_trials(now) or trials_to_come(now)):
+        started = time.perf_counter()
         from study.cluster import Resources
         from study.progress import RunProgress
 
+        loading_s = time.perf_counter() - started
         progress = RunProgress(err, 0, 0, [])
         resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
         if measure_share:
             resources = measured_share(now, places, resources, progress)
-        cost = cost_to_come(now, places, resources, progress)
+        cost = cost_to_come(now, places, resources, progress, loading_s=loading_s)
     if as_json:
         print_json(
             {
