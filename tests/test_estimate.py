@@ -115,7 +115,7 @@ def test_an_estimate_adds_up_by_hand(tmp_path: Path, empty: Places) -> None:
     assert estimate_lines(cost) == [
         "trials:  4 missing",
         "compute: 0.0889 GPU hours",
-        "wall:    8 min: 20 s to start and stop Ray, and 7 min of training with 2 side by side, 0.5 GPU each, in the "
+        "wall:    7 min: 20 s to start and stop Ray, and 7 min of training with 2 side by side, 0.5 GPU each, in the "
         "plan's order",
         "disk:    8 KiB of records, at a time 6 MiB of checkpoints; MLflow's store is not counted",
         "These are estimates, from 8 s measured over 2 kinds of trials.",
