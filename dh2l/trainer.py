@@ -26,6 +26,9 @@ from dh2l.results import EpochResult, History, TrainResult
 from dh2l.step import Replayed, Step
 from dh2l.weights import channel_statistics, with_weights_hash
 
+CHECKPOINT_SECONDS = 5.0
+"""Least time between two checkpoints of a trial."""
+
 
 @contextmanager
 def arithmetic(config: TrainConfig, threads: int | None) -> Iterator[None]:
@@ -69,7 +72,7 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     checkpoints: Path | None = None,
-    checkpoint_seconds: float = 5.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     circumstances: dict[str, Any] | None = None,
 ) -> Generator[EpochResult, None, TrainResult]:
     """Train one trial, yielding one result per epoch and returning a `TrainResult`.

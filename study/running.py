@@ -1,11 +1,12 @@
 """Runs what a plan still misses, through Ray or in this process."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dh2l.config import TrainConfig
+from study.cost import Estimate, Task, Work, estimate
 from study.observer import Observer
 from study.places import Places
 from study.plan import Plan, any_point
@@ -69,10 +70,10 @@ def run_plan(
     Returns:
         Whether the user interrupted it.
     """
-    from study.cluster import run_on_ray, with_measured_share
+    from study.cluster import run_on_ray
 
-    if measure_share and (configs := typical_trials(now)):
-        resources = with_measured_share(resources, configs, places, observer)
+    if measure_share:
+        resources = measured_share(now, places, resources, observer)
     tried, searched, finishing = set[str](), False, False
     while True:
         missing = missing_trials(now)
@@ -92,6 +93,14 @@ def run_plan(
 
 def _all_stopped(now: Standing, missing: list[TrainConfig]) -> bool:
     return bool(missing) and all(now.states[config.identity] is State.STOPPED for config in missing)
+
+
+def measured_share(now: Standing, places: Places, resources: "Resources", observer: Observer) -> "Resources":
+    """The resources with the share of a GPU that is best for what a run will train, measured."""
+    from study.cluster import with_measured_share
+
+    configs = typical_trials(now)
+    return with_measured_share(resources, configs, places, observer) if configs else resources
 
 
 def trials_to_come(now: Standing) -> int:
@@ -132,6 +141,47 @@ def competing(plan: Plan) -> dict[str, str]:
             groups |= {identity: f"{cell.row} {cell.arm} {cell.column}" for identity in candidate.trials if choosing}
             given |= {*candidate.confirmations, *(() if choosing else candidate.trials)}
     return {identity: group for identity, group in groups.items() if identity not in given}
+
+
+def work_to_come(now: Standing) -> Work:
+    """The trials that a run may train, those that depend on results by one that stands for each cell's."""
+    study = now.plan.file.study
+    fresh = study.confirm.seeds if study.confirm else []
+    searched: list[TrainConfig] = []
+    confirming: list[TrainConfig] = []
+    for cell, spec in zip(now.plan.cells, now.plan.specs, strict=True):
+        values = cell.candidates[0].values if cell.candidates else any_point(spec)
+        left = max(0, (cell.budget or 0) - len(cell.candidates))
+        searched += [spec.config(values, seed) for _ in range(left) for seed in study.seeds]
+        if choose(cell, now).candidate is None:
+            confirming += [spec.config(values, seed, confirm=True) for seed in fresh]
+    return Work(tuple(missing_trials(now)), tuple(searched), tuple(confirming), study.scheduler is not None)
+
+
+def cost_to_come(
+    now: Standing, places: Places, resources: "Resources", observer: Observer, *, loading_s: float = 0.0
+) -> Estimate:
+    """What a run would cost, timed where its trials will run; nothing is kept.
+
+    Args:
+        now: the plan and where it stands; something is left to train.
+        places: where data lie.
+        resources: what one trial gets, and where.
+        observer: told what is timed.
+        loading_s: seconds that a driver takes to load Ray, part of each start.
+
+    Raises:
+        UserError: the cluster cannot be reached or is too small, or a trial cannot be timed.
+    """
+    from study.cluster import timed
+
+    work = work_to_come(now)
+    tasks = {
+        key: Task(config, places.data, None if config.tree is None else now.plan.trees[config.tree_hash].paths)
+        for key, config in work.kinds.items()
+    }
+    timings, crew = timed(tasks, len(work.missing) + len(work.later), resources, observer)
+    return estimate(work, timings, replace(crew, start_s=crew.start_s + loading_s))
 
 
 def _searcher(now: Standing, missing: list[TrainConfig], places: Places, *, search: bool) -> Searcher:

@@ -398,7 +398,7 @@ def test_help_and_list_import_no_heavy_library(words: list[str]) -> None:
 def test_python_m_study_is_the_command_line() -> None:
     ended = command("--help")
     assert ended.returncode == 0
-    for verb in ("list", "plan", "run", "trial", "status", "table", "data", "schema", "ui", "mlflow"):
+    for verb in ("list", "plan", "run", "trial", "replay", "status", "table", "data", "schema", "ui", "mlflow"):
         assert f" {verb} " in ended.stdout
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli import analyse, data, inspect, report, train, view
+from study.cli import again, analyse, data, inspect, report, train, view
 from study.cli.common import MISTAKE, err
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("list")(inspect.list_studies)
 app.command()(inspect.plan)
 app.command()(train.run)
 app.command()(train.trial)
+app.command()(again.replay)
 app.command()(inspect.status)
 app.command()(inspect.table)
 app.command()(inspect.export)

@@ -1,6 +1,7 @@
 """What the commands share: options, consoles, and a study read into its plan and states."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dh2l.errors import UserError
 from study.places import Places
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ PluginOption = Annotated[
         help="Run a user's code first, which registers penalties, regularisers, models or data sets.",
     ),
 ]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Address of a running Ray cluster; default: Ray on this machine.")
+]
+CpusOption = Annotated[float, typer.Option(min=0.01, help="CPUs, and so threads, of a trial.")]
+GpusOption = Annotated[
+    float | None, typer.Option(min=0.0, help="GPUs of a trial, fractions allowed; default: 1 where there are any.")
+]
+TrialsPerGpuOption = Annotated[
+    str | None,
+    typer.Option(metavar="N|auto", help="Trials side by side on each GPU; auto measures how many are fastest."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS, DATA = Path("results"), Path("data")
 
@@ -46,6 +59,34 @@ def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:
     from dh2l import plugins
 
     return tuple(plugins.load(str(name)) for name in names or [])
+
+
+def gpu_share(
+    cpus_per_trial: float, gpus_per_trial: float | None, trials_per_gpu: str | None
+) -> tuple[float | None, bool]:
+    """GPUs of a trial, and whether that is to be measured."""
+    if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
+        raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
+    if trials_per_gpu is None:
+        return gpus_per_trial, False
+    if gpus_per_trial is not None:
+        raise UserError("--gpus-per-trial and --trials-per-gpu say the same in two ways; keep one of them")
+    if trials_per_gpu == "auto":
+        return None, True
+    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
+        raise UserError(f"--trials-per-gpu {trials_per_gpu!r} must be a number from 1 to 100, or auto")
+    return 1 / int(trials_per_gpu), False
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a torch device that is none, or is not here."""
+    import torch
+
+    try:
+        if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {name}: torch sees no CUDA device on this machine; leave it out, or give cpu")
+    except RuntimeError:
+        raise UserError(f"--device {name!r} is no torch device; give cpu, cuda or cuda:1") from None
 
 
 def load_standing(study: str, overrides: list[str] | None, places: Places, *, write: bool = False) -> "Standing":

@@ -1,5 +1,6 @@
 """Commands that look: list, plan, status, table, export, schema."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +15,19 @@ from study import Format, Of
 from study.cli.common import (
     DATA,
     RESULTS,
+    AddressOption,
+    CpusOption,
     DataOption,
+    GpusOption,
     JsonOption,
     PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
+    TrialsPerGpuOption,
     counts,
+    err,
+    gpu_share,
     load_plugins,
     load_standing,
     out,
@@ -28,6 +35,7 @@ from study.cli.common import (
     print_json,
     styled,
 )
+from study.cli.cost import estimate_values, print_estimate
 from study.places import Places, shipped_studies
 
 
@@ -52,12 +60,32 @@ def plan(
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     as_json: JsonOption = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Time some seconds of each kind of trial, and say what all will cost.")
+    ] = False,
+    address: AddressOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
+    trials_per_gpu: TrialsPerGpuOption = None,
 ) -> None:
     """Show a study's trials and which of them are done. Trains nothing."""
-    from study.running import missing_trials, trials_to_come
+    from study.running import cost_to_come, measured_share, missing_trials, trials_to_come
 
-    load_plugins(plugin)
-    now = load_standing(study, set_, Places.of(results, data))
+    gpus_per_trial, measure_share = gpu_share(cpus_per_trial, gpus_per_trial, trials_per_gpu)
+    plugins, places = load_plugins(plugin), Places.of(results, data)
+    now = load_standing(study, set_, places)
+    cost = None
+    if estimate and (missing_trials(now) or trials_to_come(now)):
+        started = time.perf_counter()
+        from study.cluster import Resources
+        from study.progress import RunProgress
+
+        loading_s = time.perf_counter() - started
+        progress = RunProgress(err, 0, 0, [])
+        resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
+        if measure_share:
+            resources = measured_share(now, places, resources, progress)
+        cost = cost_to_come(now, places, resources, progress, loading_s=loading_s)
     if as_json:
         print_json(
             {
@@ -68,6 +96,7 @@ def plan(
                     {"identity": i, "state": state.value, "config": now.plan.config(i).canonical()}
                     for i, state in now.states.items()
                 ],
+                **({"estimate": cost and estimate_values(cost)} if estimate else {}),
             }
         )
         return
@@ -79,6 +108,11 @@ def plan(
     to_run, to_come = missing_trials(now), trials_to_come(now)
     later = f", then at most {to_come} that depend on their results" if to_come else ""
     out.print(f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs){later}")
+    if cost:
+        out.print()
+        print_estimate(cost)
+    elif estimate:
+        out.print("nothing is left to train, so nothing to estimate")
 
 
 def status(

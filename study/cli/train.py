@@ -1,6 +1,5 @@
 """Commands that train: run, trial."""
 
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -15,13 +14,19 @@ from study.cli.common import (
     INTERRUPTED,
     RESULTS,
     SOME_FAILED,
+    AddressOption,
+    CpusOption,
     DataOption,
+    GpusOption,
     PluginOption,
     ResultsOption,
     SetOption,
     StudyArgument,
+    TrialsPerGpuOption,
+    check_device,
     counts,
     err,
+    gpu_share,
     load_plugins,
     load_standing,
     out,
@@ -42,17 +47,13 @@ def run(
     plugin: PluginOption = None,
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
-    address: Annotated[
-        str | None, typer.Option(help="Address of a running Ray cluster; default: Ray on this machine.")
-    ] = None,
-    cpus_per_trial: Annotated[float, typer.Option(min=0.01, help="CPUs, and so threads, of a trial.")] = 1.0,
-    gpus_per_trial: Annotated[
+    address: AddressOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
+    trials_per_gpu: TrialsPerGpuOption = None,
+    max_gpu_hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GPUs of a trial, fractions allowed; default: 1 where there are any."),
-    ] = None,
-    trials_per_gpu: Annotated[
-        str | None,
-        typer.Option(metavar="N|auto", help="Trials side by side on each GPU; auto measures how many are fastest."),
+        typer.Option(min=0.0, metavar="H", help="Train nothing where the estimate of what is missing exceeds this."),
     ] = None,
     shard: Annotated[
         str | None,
@@ -63,22 +64,29 @@ def run(
 ) -> None:
     """Train what a study misses, then render its table. Run again, it trains only what is missing."""
     from study import tables
+    from study.cost import require_within
     from study.observer import Observers
     from study.progress import RunProgress
-    from study.running import missing_trials, run_here, run_plan, trials_to_come, trials_to_search
+    from study.running import (
+        cost_to_come,
+        measured_share,
+        missing_trials,
+        run_here,
+        run_plan,
+        trials_to_come,
+        trials_to_search,
+    )
     from study.selection import evaluate_cell
     from study.standing import standing
 
     places = Places.of(results, data)
     share = _shard(shard)
-    if share and (address or gpus_per_trial is not None or trials_per_gpu):
+    if share and (address or gpus_per_trial is not None or trials_per_gpu or max_gpu_hours is not None):
         raise UserError(
-            "--shard trains in this process, without Ray, so --address, --gpus-per-trial and --trials-per-gpu do not "
-            "go with it"
+            "--shard trains in this process, without Ray, so --address, --gpus-per-trial, --trials-per-gpu and "
+            "--max-gpu-hours do not go with it"
         )
-    if not math.isfinite(cpus_per_trial) or (gpus_per_trial is not None and not math.isfinite(gpus_per_trial)):
-        raise UserError("--cpus-per-trial and --gpus-per-trial must be finite numbers")
-    gpus_per_trial, measure_share = _gpu_share(gpus_per_trial, trials_per_gpu)
+    gpus_per_trial, measure_share = gpu_share(cpus_per_trial, gpus_per_trial, trials_per_gpu)
     plugins = load_plugins(plugin)
     now = load_standing(study, set_, places, write=True)
     if share:
@@ -101,6 +109,12 @@ def run(
         if (missing or trials_to_come(now)) and not share:
             out.print("starting Ray ...")
             from study.cluster import Resources  # before the view's thread imports MLflow: each would slow the other
+
+            resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
+            if max_gpu_hours is not None:
+                if measure_share:
+                    resources, measure_share = measured_share(now, places, resources, progress), False
+                require_within(cost_to_come(now, places, resources, progress), max_gpu_hours, now.plan.name)
         if track and not share:
             from study.live import LiveView
 
@@ -115,7 +129,6 @@ def run(
                 )
             elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
-                resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
     except KeyboardInterrupt:
         interrupted = True
@@ -156,7 +169,7 @@ def trial(
     config = now.plan.config(_find_trial(identity, list(now.states)))
     if now.states[config.identity] == "conflict":
         raise UserError(now.found.conflicts[config.identity])
-    _check_device(device)
+    check_device(device)
 
     from study.progress import epoch_line
     from study.trial import drain, run_trial
@@ -194,19 +207,6 @@ def _shard(text: str | None) -> "Shard | None":
     return Shard(int(index), int(count))
 
 
-def _gpu_share(gpus_per_trial: float | None, trials_per_gpu: str | None) -> tuple[float | None, bool]:
-    """GPUs of a trial, and whether that is to be measured."""
-    if trials_per_gpu is None:
-        return gpus_per_trial, False
-    if gpus_per_trial is not None:
-        raise UserError("--gpus-per-trial and --trials-per-gpu say the same in two ways; keep one of them")
-    if trials_per_gpu == "auto":
-        return None, True
-    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
-        raise UserError(f"--trials-per-gpu {trials_per_gpu!r} must be a number from 1 to 100, or auto")
-    return 1 / int(trials_per_gpu), False
-
-
 def _find_trial(text: str, identities: list[str]) -> str:
     matches = [i for i in identities if text in i]
     if text in identities or len(matches) == 1:
@@ -216,16 +216,6 @@ def _find_trial(text: str, identities: list[str]) -> str:
             f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give more of it"
         )
     raise UserError(f"unknown trial {text!r}; `dh2l-study plan STUDY` lists the study's trials")
-
-
-def _check_device(name: str | None) -> None:
-    import torch
-
-    try:
-        if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {name}: torch sees no CUDA device on this machine; leave it out, or give cpu")
-    except RuntimeError:
-        raise UserError(f"--device {name!r} is no torch device; give cpu, cuda or cuda:1") from None
 
 
 def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
