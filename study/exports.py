@@ -84,28 +84,24 @@ def _formula(metric: re.Match[str]) -> str:
 
 
 def _frame_file(standing: Standing, kind: str, of: Of) -> bytes:
-    frame = FRAMES[of](standing)
+    page = render(standing)
+    frame = page.frame if of == "cells" else FRAMES[of](standing)
     if kind == "csv":
         return frame.to_csv(index=False).encode()
-    about = _about(standing)
+    about: dict[str, Any] = {
+        "study": standing.plan.name,
+        "title": page.title,
+        "statements": page.statements,
+        "failures": page.failures,
+    }
     if kind == "json":
-        rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+        rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
         return (json.dumps({**about, of: rows}, indent=1, ensure_ascii=False) + "\n").encode()
     buffer = io.BytesIO()
     uniform = _uniform(frame)
     uniform.attrs.update(about)  # `pandas.read_parquet(FILE).attrs` has it again
     uniform.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-def _about(standing: Standing) -> dict[str, Any]:
-    page = render(standing)
-    return {
-        "study": standing.plan.name,
-        "title": page.title,
-        "statements": page.statements,
-        "failures": page.failures,
-    }
 
 
 def _uniform(frame: pd.DataFrame) -> pd.DataFrame:
