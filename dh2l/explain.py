@@ -41,6 +41,9 @@ def findings(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding
                 sentence = f"{where} is {came!r}, but must be {expected}{hint}"
             case "value_error":
                 sentence = str(detail["ctx"]["error"])
+            case "model_type":
+                keys = ", ".join(_fields_at(model, location))
+                sentence = f"{where} is {came!r}, but must be a mapping, with keys among: {keys}"
             case "string_type" if of_key:
                 sentence = f"the key {came!r} under {where} is not a word"
             case _:

@@ -43,7 +43,7 @@ def compare_frame(standing: Standing, first: str, second: str) -> pd.DataFrame:
     arms = list(dict.fromkeys(cell.arm for cell in standing.plan.cells))
     for arm in (first, second):
         if arm not in arms:
-            raise UserError(f"{unknown_name('arm', arm, arms)} (of this study: {', '.join(arms)})")
+            raise UserError(unknown_name("arm of this study", arm, arms))
     if first == second:
         raise UserError(f"{first} is compared with itself; name two arms of {', '.join(arms)}")
     images = ImageIntervals(study, standing.found)

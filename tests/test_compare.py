@@ -132,7 +132,7 @@ def test_a_choice_in_one_arm_and_the_best_epoch_on_test_are_said(tmp_path: Path)
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [
-        ("E", "E+H0", "unknown arm 'E+H0'; did you mean 'E+H'? (of this study: baseline+l2, E, E+H)"),
+        ("E", "E+H0", "unknown arm of this study 'E+H0'; did you mean 'E+H'?"),
         ("E", "E", "E is compared with itself; name two arms of baseline+l2, E, E+H"),
     ],
 )

@@ -38,7 +38,7 @@ def compare(
 ) -> None:
     """Set two arms of a study side by side, wherever they differ in nothing else. Explores; tests nothing."""
     from study.compare import compare_frame
-    from study.tables import interval, number, pipe_table, signed
+    from study.tables import interval, pipe_table, signed
 
     load_plugins(plugin)
     now = load_standing(study, set_, Places.of(results, data))
@@ -52,8 +52,8 @@ def compare(
         [
             pair["row"],
             pair["column"],
-            f"{number(pair['first'])} (n={pair['n_first']})",
-            f"{number(pair['second'])} (n={pair['n_second']})",
+            _mean(pair["first"], pair["n_first"]),
+            _mean(pair["second"], pair["n_second"]),
             f"{signed(pair['difference'])} {interval(pair['low'], pair['high'], sign=True)}".strip(),
             interval(pair["images_low"], pair["images_high"], sign=True),
             signed(pair["super_difference"]),
@@ -116,6 +116,10 @@ def importance(
         lines += ["", "Pareto front: no other candidate has a higher score without more violation.", ""]
         lines += pipe_table([["metric", "arm", "column", "score", "violation", "values"], *points])
     out.print("\n".join(lines), markup=False)
+
+
+def _mean(accuracy: float, n: int) -> str:
+    return f"{accuracy:.2f} (n={n})" if n else "none yet"
 
 
 def _best(responses: "pd.DataFrame") -> str:
