@@ -18,7 +18,25 @@ DEFAULTS: State = {
     "runListHidden": False,
     "groupBy": None,
     "groupsExpanded": {},
+    "hideEmptyCharts": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
 }
+"""What the UI begins with; a shared view that leaves something out is without it."""
+LINE: State = {
+    "type": "LINE",
+    "xAxisKey": "step",
+    "selectedXAxisMetricKey": "",
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+    "range": {},
+    "lineSmoothness": 0,
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}
+"""A chart of curves as the UI makes one. Without its smoothness of 0, means over seeds are smoothed out of their band."""
 CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "difference_percent", "p_holm", "paper_percent")
 CURVES = ("validation_accuracy", "test_accuracy", "train_cross_entropy")
 ORACLE = {
@@ -78,7 +96,7 @@ def _curves(plan: Plan) -> State:
         groups.append(("tag", "row"))
     if len({column for *_, column in places}) > 1:
         groups.append(("tag", "column"))
-    charts = [{"type": "LINE", "metricKey": name, "selectedMetricKeys": [name]} for name in CURVES]
+    charts = [LINE | {"metricKey": name, "selectedMetricKeys": [name]} for name in CURVES]
     keys = [{"mode": mode, "groupByData": name} for mode, name in groups]
     state = _charts(f"{_of(plan)} AND tags.shown = 'yes'", "test_accuracy", charts, columns=len(charts))
     return state | {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}, "useGroupedValuesInCharts": True}
