@@ -36,7 +36,7 @@ LINE: State = {
     "useGlobalXaxisKey": True,
     "useGlobalLineSmoothing": True,
 }
-"""A chart of curves as the UI makes one. Without its smoothness of 0, means over seeds are smoothed out of their band."""
+"""A chart of curves as the UI makes one; without its smoothness of 0, means are smoothed out of their band."""
 CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "difference_percent", "p_holm", "paper_percent")
 CURVES = ("validation_accuracy", "test_accuracy", "train_cross_entropy")
 ORACLE = {
