@@ -81,7 +81,7 @@ def _table(plan: Plan) -> State:
 
 
 def _search(plan: Plan, axes: list[str]) -> State:
-    """Every trial as a line over the searched fields to what the rule compares; the arm is an axis to brush."""
+    """Every trial as a line over the searched fields to what the rule compares, its arm first."""
     study = plan.file.study
     score = ORACLE[study.accuracy] if study.rule == "oracle" else "validation_accuracy"
     chart = {"type": "PARALLEL", "selectedParams": ["arm", *axes], "selectedMetrics": [score], "showAllRuns": True}
