@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from study.records import Record
 
@@ -92,6 +93,15 @@ def cell_tags(cell: dict[str, Any], position: int) -> dict[str, str]:
     """Tags of a cell's run; `dh2l.position` sorts the runs as the table does."""
     names = ("row", "arm", "column", "reference", "selected", "problem", "note", "commits", "hardware")
     return {name: str(cell[name]) for name in names} | {"dh2l.position": f"{position:04}"}
+
+
+def places(trials: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Tags of each trial's run, of a trial frame: row and column of its cell or cells, and whether one shows it."""
+    return {
+        str(identity): {name: "; ".join(dict.fromkeys(rows[name])) for name in ("row", "column")}
+        | {"shown": "yes" if rows["shown"].any() else "no"}
+        for identity, rows in trials.groupby("trial", sort=False)
+    }
 
 
 def parts(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

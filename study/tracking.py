@@ -27,29 +27,18 @@ from dh2l.config import TrainConfig, flat
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study import shown
-from study.frames import cells_of
+from study.frames import cells_of, trial_frame
 from study.places import Places
+from study.plan import Plan
 from study.records import Record, read_arrays
 from study.running import missing_trials
 from study.states import Standing, State
 from study.tables import Page, render, to_markdown
+from study.views import link, shared_views
 
 BATCH = 1000
 """Metrics per request, MLflow's own limit."""
-CELL_COLUMNS = ("accuracy_percent", "std_percent", "n", "difference_percent", "p_holm", "paper_percent")
 VIEW_TAG, VIEW_NAME_TAG = "mlflow.sharedViewState.", "dh2l.view."
-VIEW_DEFAULTS: dict[str, Any] = {
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "datasetsFilter": [],
-    "modelVersionFilter": "All Runs",
-    "runsExpanded": {},
-    "runsPinned": [],
-    "runsHidden": [],
-    "runListHidden": False,
-    "groupBy": None,
-    "groupsExpanded": {},
-}
 STATUS = {"done": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 UNREACHABLE = (MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError)
 """What a store raises that is down, damaged or refuses, or a `MLFLOW_RUN_CONTEXT` that is no JSON."""
@@ -212,10 +201,11 @@ class StudyView:
             for record in standing.found.records.values():
                 self.trial(record)
             self._clear_trials(standing)
+            self._place_trials(standing)
             page = render(standing)
             self._cells(page)
             self._parent(standing, page)
-            self._share_cell_view()
+            self._share_views(standing.plan)
 
     def _clear_trials(self, standing: Standing) -> None:
         """End what looks as if it still ran, and remove trials that the study no longer has."""
@@ -224,6 +214,14 @@ class StudyView:
                 self._client.delete_run(self._runs.pop((kind, identity)).info.run_id)
             elif kind == "trial" and run.info.status == "RUNNING" and standing.states[identity] is not State.RUNNING:
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _place_trials(self, standing: Standing) -> None:
+        """Tag every trial with its cell, and with whether the table shows it now."""
+        for identity, tags in shown.places(trial_frame(standing)).items():
+            run = self._runs.get(("trial", identity))
+            if run is not None and (changed := {k: v for k, v in tags.items() if run.data.tags.get(k) != v}):
+                self._log(run, tags=changed)
+                self._runs["trial", identity] = self._client.get_run(run.info.run_id)
 
     def _parent(self, standing: Standing, page: Page) -> None:
         parent, markdown = self._run("study", self.study, self.study), to_markdown(page)
@@ -268,25 +266,19 @@ class StudyView:
         for kind, key in [k for k in self._runs if k[0] == "cell" and k[1] not in kept]:
             self._client.delete_run(self._runs.pop((kind, key)).info.run_id)
 
-    def _share_cell_view(self) -> None:
-        """Leave a shared view in the UI, as its Share button does: this study's cells, as a table."""
-        columns = [f"tags.`{name}`" for name in ("row", "arm", "column")]
-        columns += [f"metrics.`{name}`" for name in CELL_COLUMNS]
-        view = {
-            "searchFilter": f"tags.`dh2l.kind` = 'cell' AND tags.`dh2l.study` = '{self.study}'",
-            "orderByKey": "tags.`dh2l.position`",
-            "orderByAsc": True,
-            "selectedColumns": columns,
-            "viewMaximized": True,
-        }
-        key = shown.digest(self.study)
-        if VIEW_TAG + key not in self._client.get_experiment(self._experiment).tags:
-            self._client.set_experiment_tag(self._experiment, VIEW_TAG + key, json.dumps(VIEW_DEFAULTS | view))
-            self._client.set_experiment_tag(self._experiment, VIEW_NAME_TAG + key, self.study)
+    def _share_views(self, plan: Plan) -> None:
+        """Leave shared views in the UI, as its Share button does: this study's table, search and curves."""
+        known = self._client.get_experiment(self._experiment).tags
+        for kind, state in shared_views(plan).items():
+            key = shown.digest(self.study if kind == "table" else f"{self.study} {kind}")
+            tags = {VIEW_TAG + key: json.dumps(state), VIEW_NAME_TAG + key: f"{self.study}, {kind}"}
+            for tag, value in tags.items():
+                if known.get(tag) != value:
+                    self._client.set_experiment_tag(self._experiment, tag, value)
 
 
-def table_links(places: Places) -> dict[str, str]:
-    """Address, within the UI, of each study's table of cells.
+def view_links(places: Places) -> dict[str, str]:
+    """Address, within the UI, of each study's shared views: its table, its search, its curves.
 
     Raises:
         UserError: the store cannot be read.
@@ -295,12 +287,13 @@ def table_links(places: Places) -> dict[str, str]:
         experiments = MlflowClient(tracking_uri=places.tracking_uri).search_experiments()
     except UNREACHABLE as error:
         raise UserError(f"the MLflow store {places.store_name} cannot be read: {_first_line(error)}") from None
-    return {
-        name: f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={tag.removeprefix(VIEW_NAME_TAG)}"
-        for experiment in experiments
-        for tag, name in experiment.tags.items()
-        if tag.startswith(VIEW_NAME_TAG)
-    }
+    links = {}
+    for experiment in experiments:
+        for tag, name in experiment.tags.items():
+            if tag.startswith(VIEW_NAME_TAG):
+                key = tag.removeprefix(VIEW_NAME_TAG)
+                links[name] = link(experiment.experiment_id, key, json.loads(experiment.tags[VIEW_TAG + key]))
+    return dict(sorted(links.items()))
 
 
 def sync_study(standing: Standing, places: Places) -> None:

@@ -62,7 +62,7 @@ def told(values: Any) -> list[tuple[tuple[int | str, ...], str]]:
         ),
         ({"title": "t", "colour": "x"}, ("colour",), "colour is 'x', but must be 'red', 'green' or 'blue'"),
         ({"title": "t", "header": {"name": "a"}}, (), "a header needs rows under it"),
-        ([], (), "what was given is [], but must be a mapping, with keys among: title, colour, rows, header"),
+        ([], (), "what was given is [], but must be a mapping, with keys among: title, rows, header, colour"),
     ],
 )
 def test_a_finding_says_where_it_is_and_what_is_wrong(

@@ -1,15 +1,17 @@
 """The MLflow view of hand-made records, in a real SQLite store."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
-from study_fixtures import SEARCHED, SMALL, candidate_configs, done, places_in, planned, unfinished
+from study_fixtures import ROOT, SEARCHED, SMALL, candidate_configs, done, places_in, planned, unfinished
 
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
@@ -21,7 +23,7 @@ from study.records import Record, RecordStore
 from study.standing import standing
 from study.states import Standing
 from study.tables import render, to_markdown
-from study.tracking import StudyView, sync_study
+from study.tracking import StudyView, sync_study, view_links
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own queries
@@ -432,3 +434,153 @@ def test_a_store_that_cannot_be_reached_makes_a_sync_fail_with_a_sentence(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at-all")
     with pytest.raises(UserError, match="the MLflow store nowhere://at-all cannot be written"):
         sync_study(file(tracked, planned(tmp_path, SMALL)), tracked)
+
+
+SEARCHED_ARMS = """\
+title: Arms, one of which is searched
+config: {dataset: digits, epochs: 2}
+columns: [{name: digits}]
+rows:
+  - arm: baseline+l2
+  - {arm: [E, E+H], metric: cosine, set: {lambda_e: 0.1}}
+seeds: [0, 1]
+search:
+  lambda_l: {grid: [0.1, 0.5, 2.0]}
+  lambda_c1: {grid: [1.0]}
+"""
+"""Three cells: 2, 2 and 6 trials."""
+
+
+def searched_store(tmp_path: Path, places: Places, name: str = "quickstart") -> Plan:
+    """A finished study in the store, of whose E+H trials those with the largest λl are best on validation."""
+    plan = planned(tmp_path, SEARCHED_ARMS, name)
+    records = [done(config, 90, 50 + 10 * float(config.flat()["lambda_l"])) for config in plan.configs.values()]
+    sync_study(file(places, plan, *records), places)
+    return plan
+
+
+def selected(places: Places, query: str) -> list[Run]:
+    client = MlflowClient(tracking_uri=places.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], query))
+
+
+def states(places: Places) -> dict[str, dict[str, Any]]:
+    """The shared views in the store, by their names."""
+    experiment = MlflowClient(tracking_uri=places.tracking_uri).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    prefix = "dh2l.view."
+    keys = {name: tag.removeprefix(prefix) for tag, name in experiment.tags.items() if tag.startswith(prefix)}
+    return {name: json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"]) for name, key in keys.items()}
+
+
+def test_the_three_filters_of_the_readme_find_cells_trials_of_an_arm_and_what_the_table_shows(
+    tmp_path: Path, tracked: Places
+) -> None:
+    plan = searched_store(tmp_path, tracked)
+    searched_store(tmp_path, tracked, "another")
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## In the MLflow UI")[1].split("\n## ")[0]
+    cells, trials, curves = re.findall(r"\| ``(.+?)`` \|", section)
+    assert sorted(run.data.tags["arm"] for run in selected(tracked, cells)) == ["E", "E+H", "baseline+l2"]
+    candidates = {config.identity for candidate in candidate_configs(plan, 2) for config in candidate}
+    assert {run.data.tags["dh2l.key"] for run in selected(tracked, trials)} == candidates
+    shown = selected(tracked, curves)
+    assert sorted((run.data.params["arm"], run.data.params["lambda_l"], run.data.params["seed"]) for run in shown) == [
+        ("E", "0.0", "0"),
+        ("E", "0.0", "1"),
+        ("E+H", "2.0", "0"),
+        ("E+H", "2.0", "1"),
+        ("baseline+l2", "0.0", "0"),
+        ("baseline+l2", "0.0", "1"),
+    ]
+    assert {run.data.tags["dh2l.study"] for run in (*selected(tracked, cells), *shown)} == {"quickstart"}
+
+
+def test_every_trial_has_numbers_for_parallel_coordinates(tmp_path: Path, tracked: Places) -> None:
+    searched_store(tmp_path, tracked)
+    (chart,) = states(tracked)["quickstart, search"]["compareRunCharts"]
+    assert chart["type"] == "PARALLEL"
+    assert chart["selectedParams"] == ["arm", "lambda_l"]  # an axis with one value chooses nothing
+    assert chart["selectedMetrics"] == ["validation_accuracy"]
+    for run in runs(tracked, "trial"):
+        assert float(run.data.params["lambda_l"]) >= 0
+        assert 0 <= run.data.metrics["validation_accuracy"] <= 1
+
+
+def test_a_trial_s_tags_follow_what_the_table_shows(tmp_path: Path, tracked: Places) -> None:
+    plan = searched_store(tmp_path, tracked)
+    old, new = (candidate_configs(plan, 2)[i] for i in (2, 0))
+    for config in old:
+        RecordStore(tracked.trials).path(config.identity).unlink()
+    sync_study(file(tracked, plan, *(done(config, 90, 20) for config in old)), tracked)
+    shown = {run.data.tags["dh2l.key"]: run.data.tags for run in runs(tracked, "trial")}
+    assert {shown[config.identity]["shown"] for config in old} == {"no"}
+    second = candidate_configs(plan, 2)[1]
+    assert {shown[config.identity]["shown"] for config in second} == {"yes"}
+    assert {(tags["row"], tags["column"]) for tags in shown.values()} == {
+        ("baseline+l2", "digits"),
+        ("cosine", "digits"),
+    }
+    assert {shown[config.identity]["shown"] for config in new} == {"no"}
+
+
+def test_a_trial_that_two_rows_share_carries_both(tmp_path: Path, tracked: Places) -> None:
+    twice = SMALL.replace("seeds:", "  - {name: again, arm: baseline+l2}\nseeds:")
+    plan = planned(tmp_path, twice)
+    sync_study(file(tracked, plan, *all_done(plan)), tracked)
+    assert {run.data.tags["row"] for run in runs(tracked, "trial")} == {"baseline+l2; again", "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        (SEARCHED_ARMS, ["arm"]),
+        (SMALL.replace("metric: cosine", "metric: [cosine, cos_hm]"), ["arm", "row"]),
+        (SMALL.replace("seeds:", "  - {arm: H, metric: cosine, set: {lambda_l: 1}}\nseeds:"), ["arm"]),
+        (
+            SMALL.replace("rows:", "  - {name: again, set: {model: resnet56}}\nrows:"),
+            ["arm", "column"],
+        ),
+    ],
+    ids=["arms alone", "two metrics", "one metric", "two columns"],
+)
+def test_curves_are_grouped_by_what_tells_the_cells_apart(
+    tmp_path: Path, tracked: Places, text: str, groups: list[str]
+) -> None:
+    sync_study(file(tracked, planned(tmp_path, text)), tracked)
+    curves = states(tracked)["small, curves"]
+    assert [key["groupByData"] for key in curves["groupBy"]["groupByKeys"]] == groups
+    assert {chart["lineSmoothness"] for chart in curves["compareRunCharts"]} == {0}
+
+
+def test_a_study_that_chooses_on_test_shows_its_search_against_test(tmp_path: Path, tracked: Places) -> None:
+    text = SEARCHED.replace("metric: cosine}", "metric: cosine, protocol: paper}") + "rule: oracle\n"
+    sync_study(file(tracked, planned(tmp_path, text)), tracked)
+    (chart,) = states(tracked)["small, search"]["compareRunCharts"]
+    assert chart["selectedMetrics"] == ["test_accuracy_last"]
+
+
+def test_links_lead_to_a_table_and_to_charts_and_to_a_search_only_where_there_is_one(
+    tmp_path: Path, tracked: Places
+) -> None:
+    sync_study(file(tracked, planned(tmp_path, SMALL)), tracked)
+    searched_store(tmp_path, tracked)
+    links = view_links(tracked)
+    assert list(links) == [
+        "quickstart, curves",
+        "quickstart, search",
+        "quickstart, table",
+        "small, curves",
+        "small, table",
+    ]
+    charts = {name for name, link in links.items() if link.endswith("&compareRunsMode=CHART")}
+    assert charts == {"quickstart, curves", "quickstart, search", "small, curves"}
+
+
+def test_a_view_follows_the_study_file(tmp_path: Path, tracked: Places) -> None:
+    sync_study(file(tracked, planned(tmp_path, SEARCHED)), tracked)
+    more = SEARCHED.replace("search:", "search:\n  momentum: {grid: [0.8, 0.9]}")
+    sync_study(file(tracked, planned(tmp_path, more)), tracked)
+    (chart,) = states(tracked)["small, search"]["compareRunCharts"]
+    assert chart["selectedParams"] == ["arm", "momentum", "lambda_e"]

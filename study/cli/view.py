@@ -48,12 +48,12 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise UserError(f"port {port} cannot be used ({error.strerror}); give another with --port") from None
-    from study.tracking import table_links
+    from study.tracking import view_links
 
     address = f"http://127.0.0.1:{port}"
     out.print(f"MLflow UI: {address} (up in about half a minute; Ctrl-C ends it)")
-    for name, link in table_links(places).items():
-        out.print(f"  {name} as a table: {address}{link}")
+    for name, link in view_links(places).items():
+        out.print(f"  {name}: {address}{link}")
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     words = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1".split()
     stores = ["--backend-store-uri", places.tracking_uri, "--artifacts-destination", str(places.mlflow / "artifacts")]
