@@ -70,7 +70,8 @@ def tex(text: str) -> str:
     """A text for LaTeX; names of metrics become formulas."""
     plain, formulas = _METRIC.split(text)[:: _METRIC.groups + 1], [f"${_formula(m)}$" for m in _METRIC.finditer(text)]
     escaped = ["".join(_ESCAPED.get(letter, letter) for letter in part) for part in plain]
-    return "".join(a + b for a, b in zip(escaped, [*formulas, ""], strict=True))
+    whole = "".join(a + b for a, b in zip(escaped, [*formulas, ""], strict=True))
+    return "{}" + whole if whole.startswith(("[", "*")) else whole  # after a line's end both would be read as its own
 
 
 def _formula(metric: re.Match[str]) -> str:

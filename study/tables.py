@@ -15,6 +15,7 @@ import pandas as pd
 from dh2l.atomic import write_atomically
 from study.frames import cell_frame, cells_of
 from study.plan import Plan
+from study.selection import searches
 from study.space import Study
 from study.states import Standing
 
@@ -102,7 +103,7 @@ def statements(plan: Plan, frame: pd.DataFrame) -> list[str]:
     configs = [*plan.configs.values(), *plan.confirmations.values()]
     protocols = sorted({config.protocol for config in plan.configs.values()})
     data = sorted({f"{c.dataset} ({c.data_hash[:8]})" for c in configs})
-    searched = frame["candidates"].max() > 1
+    searched = any(searches(cell) for cell in plan.cells)
     seeds = study.confirm.seeds if study.confirm else study.seeds
     lines = [
         f"Test accuracy in percent, {EPOCHS[study.accuracy]}; mean ± sample standard deviation over seeds "

@@ -72,6 +72,7 @@ def test_latex_reads_word_for_word(small: Standing) -> None:
         ("D_h^ter", r"$D_h^{\mathrm{ter}}$"),
         ("(D_GM, D'_AM)", r"($D_{\mathrm{GM}}$, $D'_{\mathrm{AM}}$)"),
         ("lambda_e=0.1 & 50% {x} ~ \\", r"lambda\_e=0.1 \& 50\% \{x\} \textasciitilde{} \textbackslash{}"),
+        ("[1] a note", "{}[1] a note"),
         ("λl ≥ −1", r"$\lambda$l $\ge$ $-$1"),
     ],
 )
