@@ -58,7 +58,7 @@ def frame(
         users.load(str(plugin))
 
     def say(sentence: str) -> None:
-        warnings.warn(sentence, stacklevel=3)
+        warnings.warn(sentence, stacklevel=4)
 
     places = Places.of(Path(results), Path(data))
     return FRAMES[of](open_study(str(study), list(overrides), places, note=lambda _: None, warn=say))

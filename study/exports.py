@@ -22,6 +22,11 @@ _ESCAPED = {
     "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$", "λ": r"$\lambda$", "θ": r"$\theta$",
     "φ": r"$\varphi$", "ε": r"$\varepsilon$", "δ": r"$\delta$", "ρ": r"$\rho$", "‖": r"$\Vert$",
 }  # fmt: skip
+_GREEK = (
+    "αalpha βbeta γgamma ζzeta ηeta ιiota κkappa μmu νnu ξxi πpi σsigma τtau υupsilon χchi ψpsi ωomega "
+    "ΓGamma ΔDelta ΘTheta ΛLambda ΞXi ΠPi ΣSigma ΦPhi ΨPsi ΩOmega"
+)
+_ESCAPED |= {word[0]: rf"$\{word[1:]}$" for word in _GREEK.split()}
 _METRIC = re.compile(r"D('?)_(?:(cos)\((AM|GM|HM)\)|(AM|GM|HM)(cos)?|(h)\^(ter|bin))")
 """The paper's names of its own metrics, as in `dh2l.names.METRICS`."""
 
@@ -96,13 +101,18 @@ def _frame_file(standing: Standing, kind: str, of: Of) -> bytes:
         "failures": page.failures,
     }
     if kind == "json":
-        rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
-        return (json.dumps({**about, of: rows}, indent=1, ensure_ascii=False) + "\n").encode()
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        return (json.dumps({**about, of: rows}, indent=1, ensure_ascii=False, default=_native) + "\n").encode()
     buffer = io.BytesIO()
     uniform = _uniform(frame)
     uniform.attrs.update(about)  # `pandas.read_parquet(FILE).attrs` has it again
     uniform.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def _native(value: Any) -> Any:
+    """NumPy's own numbers as Python's."""
+    return value.item()
 
 
 def _uniform(frame: pd.DataFrame) -> pd.DataFrame:

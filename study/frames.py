@@ -17,6 +17,14 @@ from study.space import Study
 from study.states import Standing, State
 
 CELL = ["row", "arm", "column"]
+OF_TRIAL = [
+    "candidate", "stage", "seed", "trial", "state", "shown", "accuracy", "super_accuracy", "mistake_severity",
+    "validation_accuracy", "epoch", "failure", "duration_s", "commit", "hardware", "parameters",
+]  # fmt: skip
+NUMBERS = (
+    "accuracy", "super_accuracy", "mistake_severity", "validation_accuracy", "epoch", "duration_s", "parameters",
+)  # fmt: skip
+"""Columns of a trial frame that are numbers, whatever is there yet."""
 EVIDENCE = [
     "low", "high", "reference", "difference", "difference_low", "difference_high", "p", "p_holm", "why_no_test",
     "images_low", "images_high", "super_accuracy", "super_std", "mistake_severity", "severity_std",
@@ -67,7 +75,7 @@ def trial_frame(standing: Standing) -> pd.DataFrame:
         }
         for place, number, stage, identity, state, shown in _trials(standing)
     ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=[*CELL, *OF_TRIAL]).astype(dict.fromkeys(NUMBERS, float))
     return frame.join(_differing_fields(standing, list(frame["trial"]), set(frame.columns)))
 
 
@@ -213,6 +221,8 @@ def _percent(fraction: float | None) -> float | None:
 
 def _differing_fields(standing: Standing, identities: list[str], taken: set[str]) -> pd.DataFrame:
     """The config fields in which a study's trials differ; lists as text, so that one can group by them."""
+    if not identities:
+        return pd.DataFrame()
     flat = [standing.plan.config(identity).flat() for identity in identities]
     fields = pd.DataFrame(flat).map(lambda value: json.dumps(value) if isinstance(value, list) else value)
     return fields[[name for name in fields if name not in taken and fields[name].nunique(dropna=False) > 1]]

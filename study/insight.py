@@ -76,7 +76,7 @@ def importance_frame(standing: Standing) -> pd.DataFrame:
         for axis in _axes(cell):
             among = [(values, value) for values, value in scored if axis in values]
             common = tuple(key for key in _axes(cell) if among and all(key in values for values, _ in among))
-            why = _why_none(axis, among)
+            why = _why_none(axis, among) or ("the only field" if len(common) == 1 else "")
             if not why and (key := (str(len(among)), *common)) not in known:
                 seed = seed_of(cell.row, cell.arm, cell.column) % 2**31
                 points = [{k: values[k] for k in common} for values, _ in among]

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 
+from pydantic import ValidationError
+
 from dh2l.atomic import write_atomically
 from dh2l.data import DATA_SETS, Manifest, prepare, read_manifest, verify
-from dh2l.errors import DataError
+from dh2l.errors import DataError, UserError
 from study.places import Places
 from study.plan import make_plan
 from study.records import RecordStore
@@ -67,7 +69,12 @@ def _manifest(name: str, places: Places, note: Say, *, write: bool) -> Manifest:
     except DataError:
         copy = places.manifest(name)
         if not write and copy.exists() and not (places.data / name).exists():
-            manifest = Manifest.model_validate_json(copy.read_bytes())
+            try:
+                manifest = Manifest.model_validate_json(copy.read_bytes())
+            except ValidationError:
+                raise UserError(
+                    f"{copy} is damaged, and {name} is not under {places.data}; prepare it there, or copy the file anew"
+                ) from None
             note(f"{name} is not under {places.data}; shown as it was last run, hash {manifest.data_hash[:12]}")
             return manifest
         if name not in DATA_SETS or not DATA_SETS[name].comes_with or (places.data / name).exists():

@@ -69,8 +69,8 @@ class Replay:
 
     @property
     def agrees(self) -> bool:
-        """Whether all numbers that could be compared are the same, bit for bit."""
-        return not self.differences
+        """Whether all numbers are there and the same, bit for bit."""
+        return not self.differences and not self.unread
 
 
 def find_record(name: str, places: Places) -> tuple[Record, Path]:
@@ -97,7 +97,7 @@ def find_record(name: str, places: Places) -> tuple[Record, Path]:
         why = record.failure.message.splitlines()[0] if record.failure and record.failure.message else "no reason given"
         raise UserError(
             f"the record of {record.identity} has no numbers to compare: the trial {record.state} ({why}); "
-            "`dh2l-study run` trains it again"
+            + ("its scheduler stopped it" if record.state == "stopped" else "`dh2l-study run` trains it again")
         )
     return record, found.paths[fitting[0]]
 

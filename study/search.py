@@ -84,9 +84,9 @@ class OptunaSearcher:
         return self._queue.popleft() if self._queue else None
 
     def tell(self, identity: str, outcome: Outcome) -> None:
-        """Note a trial's end; the other seeds of a candidate that has lost are not begun."""
+        """Note a trial's end; the other seeds of a candidate that has lost are not begun, unless a cell shows them."""
         if (search := self._owner.get(identity)) is not None and outcome != "failed":
-            needless = search.tell(identity, outcome)
+            needless = {trial for trial in search.tell(identity, outcome) if trial in self._groups}
             self._queue = deque(config for config in self._queue if config.identity not in needless)
 
     def group(self, identity: str) -> str | None:

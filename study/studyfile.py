@@ -33,6 +33,8 @@ class StudyFile:
         values: dict[str, Any] = {}
         for document in reversed(self._chain):
             values = _merged(values, document.values)
+        if "extends" in (overrides or {}):
+            raise UserError("--set extends: what a study extends is part of its file; write a file of your own")
         for key, value in (overrides or {}).items():
             if key in Study.model_fields:
                 values[key] = value

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dh2l.atomic import write_atomically
 from study.frames import cell_frame, cells_of
-from study.plan import Plan
+from study.plan import Plan, any_point
 from study.selection import searches
 from study.space import Study
 from study.states import Standing
@@ -100,8 +100,9 @@ def render(standing: Standing) -> Page:
 def statements(plan: Plan, frame: pd.DataFrame) -> list[str]:
     """What every rendered table says of itself: protocol, rule, seeds, n, commits, hardware."""
     study = plan.file.study
-    configs = [*plan.configs.values(), *plan.confirmations.values()]
-    protocols = sorted({config.protocol for config in plan.configs.values()})
+    typical = [spec.config(any_point(spec), study.seeds[0]) for spec in plan.specs if study.searcher and spec.axes]
+    configs = [*plan.configs.values(), *plan.confirmations.values(), *typical]
+    protocols = sorted({config.protocol for config in (*plan.configs.values(), *typical)})
     data = sorted({f"{c.dataset} ({c.data_hash[:8]})" for c in configs})
     searched = any(searches(cell) for cell in plan.cells)
     seeds = study.confirm.seeds if study.confirm else study.seeds
@@ -120,6 +121,8 @@ def statements(plan: Plan, frame: pd.DataFrame) -> list[str]:
             "Confirmed: these are trials on fresh seeds and the full training set"
             + (f", after a choice on seeds {', '.join(map(str, study.seeds))}." if searched else "."),
         )
+    if how := _how_searched(study):
+        lines.insert(-1, how)
     if plan.file.overrides:
         lines.append("Changed from the file: " + ", ".join(f"{k}={v}" for k, v in plan.file.overrides.items()) + ".")
     return lines
@@ -173,7 +176,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """``+0.48`` or ``−0.43``; empty where there is none."""
-    return f"{value:+.2f}".replace("-", MINUS) if _known(value) else ""
+    return f"{value:+z.2f}".replace("-", MINUS) if _known(value) else ""
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
@@ -198,6 +201,18 @@ def _n(frame: pd.DataFrame) -> str:
     least, most, planned = int(frame["n"].min()), int(frame["n"].max()), int(frame["planned"].max())
     of_planned = "" if least == planned else f" of {planned}"
     return f"n = {least}" + f" to {most}" * (most > least) + of_planned
+
+
+def _how_searched(study: Study) -> str:
+    """What a search did beside trying every configuration to its end."""
+    lines = []
+    if study.searcher:
+        lines.append(f"Configurations suggested by Optuna ({study.searcher.sampler}).")
+    if study.scheduler:
+        lines.append(
+            f"Weak ones were stopped early ({study.scheduler.kind}), and lost: those that are left had full training."
+        )
+    return " ".join(lines)
 
 
 def _protocol(study: Study, protocols: Sequence[str]) -> str:
@@ -275,7 +290,7 @@ def _evidence_table(frame: pd.DataFrame, study: Study) -> Table:
 
 
 def _evidence_notes(frame: pd.DataFrame, study: Study) -> Iterator[str]:
-    yield "Intervals of means: Student's t over seeds; none where one seed shows no spread."
+    yield "Intervals of means: Student's t over seeds; none of one seed, or where all seeds are equal."
     if (frame["reference"] != "").any():
         yield (
             "Difference in points from the reference, which is the baseline of the same column with the same l2: "
@@ -352,7 +367,7 @@ def _marks(texts: list[str], notes: list[str]) -> str:
 
 def pipe_table(table: list[list[str]]) -> list[str]:
     """Rows of cells, the header first, as a Markdown table that also reads as plain text."""
-    cells = [[text.replace("|", "\\|") for text in row] for row in table]
+    cells = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in table]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"

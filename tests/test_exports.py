@@ -73,6 +73,7 @@ def test_latex_reads_word_for_word(small: Standing) -> None:
         ("(D_GM, D'_AM)", r"($D_{\mathrm{GM}}$, $D'_{\mathrm{AM}}$)"),
         ("lambda_e=0.1 & 50% {x} ~ \\", r"lambda\_e=0.1 \& 50\% \{x\} \textasciitilde{} \textbackslash{}"),
         ("[1] a note", "{}[1] a note"),
+        ("α and Ω", r"$\alpha$ and $\Omega$"),
         ("λl ≥ −1", r"$\lambda$l $\ge$ $-$1"),
     ],
 )
@@ -220,3 +221,41 @@ def test_intervals_are_missing_where_there_are_none(tmp_path: Path) -> None:
     plan = planned(tmp_path, SMALL)
     frame = FRAMES["cells"](standing_of(plan, places, [done(config, 90) for config in plan.configs.values()]))
     assert all(math.isnan(value) for value in frame["low"])
+
+
+def test_a_search_that_has_not_begun_has_a_trial_frame_and_true_sentences(tmp_path: Path) -> None:
+    text = SEARCHED.replace("grid: [0.1, 1, 10]", "loguniform: [0.1, 10]") + "searcher: {trials: 3}\n"
+    now = standing_of(planned(tmp_path, text), places_in(tmp_path), [])
+    frame = FRAMES["trials"](now)
+    assert len(frame) == 0
+    assert {"trial", "accuracy", "shown"} <= set(frame.columns)
+    assert render(now).statements[1:] == [
+        "Protocol: validated. Selection: highest mean validation accuracy over the seeds.",
+        "Configurations suggested by Optuna (tpe).",
+        "Data: digits (64696769). Commit: none yet. Hardware: none yet.",
+    ]
+
+
+def test_json_keeps_every_digit(small: Standing) -> None:
+    frame = FRAMES["cells"](small)
+    cells = json.loads(exported(small, "json"))["cells"]
+    assert [cell["accuracy"] for cell in cells] == frame["accuracy"].tolist()
+    assert [cell["std"] for cell in cells] == frame["std"].tolist()
+
+
+def test_what_is_exported_to_standard_output_is_the_file(shell: CommandLine, tmp_path: Path) -> None:
+    for kind in ("md", "latex", "csv", "html", "json"):
+        target = tmp_path / kind
+        shell("export", "quickstart", "--format", kind, "--output", target)
+        assert shell("export", "quickstart", "--format", kind)[1] == target.read_text(encoding="utf-8")
+
+
+def test_a_damaged_copy_of_a_manifest_is_a_sentence(shell: CommandLine) -> None:
+    copy = shell.places.manifest("digits")
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{", encoding="utf-8")
+    assert f"{copy} is damaged, and digits is not under" in shell.mistake("table", "quickstart")
+
+
+def test_extends_cannot_be_set_from_the_command_line(shell: CommandLine) -> None:
+    assert shell.mistake("plan", "quickstart", "--set", "extends=planted").startswith("--set extends: what a study")

@@ -167,7 +167,7 @@ def test_the_command_shows_what_matters(
     code, text, error = shell("importance", path)
     assert (code, error) == (0, "")
     assert text.startswith(
-        "grid: the share of the score's variance that each field explains (fANOVA). The score: highest"
+        "grid: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where noise"
     )
     assert "0.1 to 0.2: 4" in text
     assert "learned: 8" in text

@@ -193,7 +193,7 @@ def test_the_captions_read_word_for_word(html: str) -> None:
         "Figure 6. Scores of the search, left. Validation accuracy in percent, mean ± sample standard deviation over "
         "seeds, of every configuration against the values of each searched field, left. A panel for each field and "
         "row. Circle: selected.",
-        "Share of the score's variance that each searched field explains (fANOVA), among the scored candidates.",
+        "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all noise too.",
         "Figure 8. Cosines between class vectors, left. Cosines of all pairs of class vectors, left, of the trial with "
         "seed 0. Classes stand in the order of the class tree; squares frame its nodes; the diagonal is left blank.",
         "Figure 9. Cosines by level, left. The same by what two classes share in the tree, left, over seeds 0, 1, 2: "

@@ -84,7 +84,7 @@ def test_a_small_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
         "| cosine      | E   | digits | 2 | 97.29 [95.17, 99.41]  | +0.79                    | n < 3            "
         "|                  |\n"
         "\n"
-        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
+        "Intervals of means: Student's t over seeds; none of one seed, or where all seeds are equal.\n"
         "Difference in points from the reference, which is the baseline of the same column with the same l2: Welch's "
         "t over seeds, one test per cell. p is adjusted by Holm over the table's tests (0 so far); the interval is "
         "each cell's alone.\n"
@@ -142,7 +142,7 @@ def test_a_table_with_two_columns_and_the_paper_s_numbers_reads_word_for_word(tm
         "| D_AM     | E+H | left   | 2 | 92.00 [79.29, 104.71] |\n"
         "| D_AM     | E+H | right  | 0 |                       |\n"
         "\n"
-        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
+        "Intervals of means: Student's t over seeds; none of one seed, or where all seeds are equal.\n"
         "\n"
         "Failed or diverged:\n"
         "\n"
@@ -175,7 +175,7 @@ def test_a_searched_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
         "| baseline |     | digits | 2 | 65.00 [1.47, 128.53] |                           |\n"
         "| E        |     | digits | 2 | 66.00 [2.47, 129.53] | lambda_e=1, lr=0.1 (of 3) |\n"
         "\n"
-        "Intervals of means: Student's t over seeds; none where one seed shows no spread.\n"
+        "Intervals of means: Student's t over seeds; none of one seed, or where all seeds are equal.\n"
     )
 
 

@@ -70,9 +70,10 @@ def replay(
 
 
 def _print(found: "Replay") -> None:
-    compared = "the numbers of the record" if found.unread else "every number, epoch, prediction and vector"
     if found.agrees:
-        out.print(f"[green]agrees[/green] bit for bit: {compared} ({found.state})")
+        out.print(f"[green]agrees[/green] bit for bit: every number, epoch, prediction and vector ({found.state})")
+    elif not found.differences:
+        out.print(f"[yellow]agrees in part[/yellow]: the record's own numbers do ({found.state})")
     else:
         out.print(f"[red]differs[/red] in {len(found.differences)} places:")
         for difference in found.differences:

@@ -103,7 +103,8 @@ def importance(
         rows.append([*place, told, str(line["candidates"]), _best(responses[same])])
     settings = now.plan.file.study
     lines = [
-        f"{now.plan.name}: the share of the score's variance that each field explains (fANOVA). "
+        f"{now.plan.name}: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where noise is "
+        "all there is: look at the scores beside them. "
         f"The score: {RULES[settings.rule]}.",
         "",
         *pipe_table([["metric", "arm", "column", "field", "importance", "candidates", "best score by value"], *rows]),
@@ -123,13 +124,17 @@ def _mean(accuracy: float, n: int) -> str:
 
 
 def _best(responses: "pd.DataFrame") -> str:
-    """The best score at each value of a field; of many numbers, in each quarter of their order."""
+    """The best score at each value of a field; of many numbers, in each quarter of them."""
     done = responses.dropna(subset="score")
     if done.empty:
         return ""
     if done["value"].nunique() <= MOST_VALUES:
-        best = done.groupby("value", sort=True)["score"].max()
+        best = done.groupby("value", sort=False)["score"].max()
         return ", ".join(f"{value}: {score:.2f}" for value, score in best.items())
-    ordered = done.sort_values("value").reset_index(drop=True)
-    quarters = ordered.groupby(ordered.index * 4 // len(ordered))
-    return ", ".join(f"{q['value'].min():.3g} to {q['value'].max():.3g}: {q['score'].max():.2f}" for _, q in quarters)
+    if not done["value"].map(lambda value: isinstance(value, (int, float))).all():
+        best = done.groupby("value", sort=False)["score"].max()
+        return ", ".join(f"{value}: {score:.2f}" for value, score in best.items())
+    values = sorted(set(done["value"]))
+    parts = [values[i * len(values) // 4 : (i + 1) * len(values) // 4] for i in range(4)]
+    scores = [done.loc[done["value"].isin(part), "score"].max() for part in parts]
+    return ", ".join(f"{part[0]:.3g} to {part[-1]:.3g}: {score:.2f}" for part, score in zip(parts, scores, strict=True))

@@ -1,5 +1,6 @@
 """Commands that look: list, plan, status, table, export, schema."""
 
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -204,7 +205,8 @@ def export(
     load_plugins(plugin)
     content = exported(load_standing(study, set_, Places.of(results, data)), kind, of)
     if output is None:
-        out.print(content.decode(), end="", markup=False)
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
         return
     try:
         write_atomically(output, content)

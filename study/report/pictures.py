@@ -92,7 +92,7 @@ def _importance(standing: Standing) -> Block:
          str(line["candidates"]))
         for line in importance_frame(standing).to_dict("records")
     ]  # fmt: skip
-    caption = "Share of the score's variance that each searched field explains (fANOVA), among the scored candidates."
+    caption = "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all noise too."
     return Grid(caption, ("metric", "arm", "column", "field", "importance", "candidates"), rows, heads=4)
 
 
