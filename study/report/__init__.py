@@ -1,5 +1,6 @@
 """One HTML page about a study: tables, figures, failures, provenance; needs no network and no script to be read."""
 
+import shlex
 from pathlib import Path
 
 from dh2l.atomic import write_atomically
@@ -49,5 +50,5 @@ def _command(plan: Plan) -> str:
     """What to type to make the page again."""
     file = plan.file.document.path
     name = file.stem if file in shipped_studies().values() else file.name
-    changed = [f"--set {key}={value}" for key, value in plan.file.overrides.items()]
-    return " ".join(["dh2l-study report", name, *changed])
+    changed = [word for key, value in plan.file.overrides.items() for word in ("--set", f"{key}={value}")]
+    return shlex.join(["dh2l-study", "report", name, *changed])

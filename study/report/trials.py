@@ -71,7 +71,7 @@ def _reason(identity: str, standing: Standing) -> tuple[str, str]:
 
 
 def _provenance(standing: Standing, results: Sequence[CellResult], command: str) -> Iterable[Block]:
-    yield Text("To make this page again from the same records:")
+    yield Text("To make this page again from the same records, with the --results, --data and --plugin of the run:")
     yield Text(command, verbatim=True)
     for document in standing.plan.file.documents:
         yield Text(f"The study file {document.path.name}:")
