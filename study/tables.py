@@ -302,7 +302,7 @@ def _evidence_notes(frame: pd.DataFrame, study: Study) -> Iterator[str]:
             "It says nothing of other seeds and is no second test."
         )
         if (frame["difference"].notna() & frame["images_low"].isna()).any():
-            yield "None where a trial's predictions are missing or damaged, or where test accuracy chose."
+            yield "None where a trial's predictions cannot be read, or where test accuracy chose."
     if study.rule == "oracle" and frame["candidates"].max() > 1:
         yield "Selected by accuracy on these same test images, which flatters every searched cell."
 

@@ -90,7 +90,7 @@ def test_a_small_study_s_table_reads_word_for_word(tmp_path: Path) -> None:
         "each cell's alone.\n"
         "Test images: bootstrap of the difference over the images of the test set, with the networks as they are. It "
         "says nothing of other seeds and is no second test.\n"
-        "None where a trial's predictions are missing or damaged, or where test accuracy chose.\n"
+        "None where a trial's predictions cannot be read, or where test accuracy chose.\n"
     )
 
 
