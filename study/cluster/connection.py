@@ -1,0 +1,62 @@
+"""A connection to a Ray cluster, or a Ray of our own, and what one trial gets of it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from dh2l.errors import UserError
+from dh2l.plugins import Plugin
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial gets, and where."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; None starts Ray on this machine."""
+    cpus: float = 1.0
+    gpus: float | None = None
+    """None: one where the cluster has GPUs, else none."""
+    plugins: tuple[Plugin, ...] = ()
+    """Users' code that workers load."""
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """A connection to a cluster, or a Ray of our own that ends with us."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is told by its record
+    # "local", for without an address Ray would join whatever cluster RAY_ADDRESS or this machine knows.
+    where = address or "local"
+    words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def share(resources: Resources) -> tuple[float, int]:
+    """GPUs of one trial, and how many trials fit side by side."""
+    total = ray.cluster_resources()
+    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    gpus = resources.gpus if resources.gpus is not None else min(1.0, have_gpus)
+    fits = [have_cpus / resources.cpus] + ([have_gpus / gpus] if gpus else [])
+    concurrent = int(min(fits) + 1e-9)
+    if gpus and not have_gpus:
+        raise UserError(
+            "trials ask for a GPU, but the cluster has none; leave --gpus-per-trial and --trials-per-gpu out"
+        )
+    if concurrent < 1:
+        raise UserError(
+            f"one trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have_cpus:g} "
+            f"and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial, or raise --trials-per-gpu"
+        )
+    return gpus, concurrent
