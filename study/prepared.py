@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+from dh2l.atomic import AnyPath, read
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load
 from dh2l.tree import ClassTree
 
 
-def data_of(config: TrainConfig, data: Path, tree: Path) -> PreparedData:
+def data_of(config: TrainConfig, data: Path, tree: AnyPath) -> PreparedData:
     """A bound config's data.
 
     Args:
@@ -19,4 +20,4 @@ def data_of(config: TrainConfig, data: Path, tree: Path) -> PreparedData:
     found = load(config.dataset, data)
     if config.tree is None:
         return found
-    return found.with_tree(ClassTree(json.loads(tree.read_bytes())))
+    return found.with_tree(ClassTree(json.loads(read(tree))))

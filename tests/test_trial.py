@@ -117,7 +117,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Plac
     places = Places.of(folder / "results", digits)
     plan = make_plan(find_study(str(write_study(folder, STUDY))), lambda name: read_manifest(name, digits))
     (config,) = plan.configs.values()
-    record = drain(run_trial(config, places, threads=1), lambda _: None)
+    record = drain(run_trial(config, places, threads=1), lambda _: None, pytest.fail)
     assert record.state == "done"
     assert len(read_arrays(record, places.trials / f"{record.identity}.npz")["history.train_loss"]) == 3
     return places
@@ -234,7 +234,7 @@ def test_a_trial_whose_data_are_damaged_later_becomes_a_failed_record_and_a_run_
     damage(damaged.data / "digits" / "test_x.npy")
 
     (config,) = plan.configs.values()
-    failed = drain(run_trial(config, damaged, threads=1), lambda epoch: pytest.fail(f"trained {epoch}"))
+    failed = drain(run_trial(config, damaged, threads=1), lambda epoch: pytest.fail(f"trained {epoch}"), pytest.fail)
     assert parse_record(places.trials / f"{config.identity}.json") == failed
     assert (failed.state, failed.last) == ("failed", None)
     assert failed.failure is not None
