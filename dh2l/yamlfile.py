@@ -58,6 +58,14 @@ def read_text(path: Path, what: str) -> str:
     return text
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file at a path that somebody wrote, which may be one that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
 def _without_waiting(path: str, flags: int) -> int:
     """Opens a file; of a pipe that nobody writes to it does not wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

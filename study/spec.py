@@ -13,6 +13,7 @@ from dh2l.explain import findings
 from dh2l.registry import REGULARISERS, regulariser_fields
 from dh2l.tree import ClassTree
 from dh2l.weights import channel_statistics, with_weights_hash
+from dh2l.yamlfile import is_file
 from study.arms import arm_settings, exists_in
 from study.space import Axis, Column, Row, Value
 from study.studyfile import StudyFile
@@ -145,7 +146,7 @@ class CellSpec:
     def tree_of(self, name: str, manifest: Manifest) -> ClassTree:
         """A class tree by its name: a shipped one, or a file, first from the study's folder."""
         beside = self.file.document.path.parent / name
-        return read_tree(beside if beside.is_file() else name, manifest.classes)
+        return read_tree(beside if is_file(beside) else name, manifest.classes)
 
     def _settings(self, values: dict[str, Value]) -> dict[str, Any]:
         study = self.file.study

@@ -42,7 +42,7 @@ def read_tree(name: str | Path, classes: tuple[ClassPath, ...]) -> ClassTree:
     """
     shipped = shipped_trees()
     file = shipped.get(str(name), Path(name))
-    if not file.is_file():
+    if not yamlfile.is_file(file):
         raise UserError(f"{unknown_name('class tree', name, shipped)}; or give the path of a YAML file")
     found = list(_leaves(_load(file), (), file))
     names = _names(classes)
