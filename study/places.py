@@ -136,7 +136,9 @@ def _name(kind: str, name: str) -> str:
         UserError: it would lead elsewhere.
     """
     if name.startswith(".") or not all(letter.isalnum() or letter in ".,_+-@=~" for letter in name):
-        raise UserError(f"the {kind} {name[:100]!r} cannot name a file: letters, digits and .,_+-@=~ can, and no first .")
+        raise UserError(
+            f"the {kind} {name[:100]!r} cannot name a file: letters, digits and .,_+-@=~ can, and no first ."
+        )
     return name
 
 

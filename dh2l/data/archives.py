@@ -100,8 +100,8 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
                     continue
                 if head.size > largest:
                     raise DataError(
-                        f"{archive} says that {head.name} has {head.size:,} bytes, but no file in it may have more than "
-                        f"{largest:,}; download {archive.name} again"
+                        f"{archive} says that {head.name} has {head.size:,} bytes, but a file in it has {largest:,} at "
+                        f"most; download {archive.name} again"
                     )
                 stream = tar.extractfile(head)
                 assert stream is not None  # noqa: S101 it is a file

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dh2l.data.archives import download, members
-from dh2l.data.pickled import unpickled
 from dh2l.data.folders import read_folders
+from dh2l.data.pickled import unpickled
 from dh2l.data.sources import Images, Labels, Pixels, Report
 from dh2l.errors import DataError
 from dh2l.tree import ClassTree

@@ -35,7 +35,9 @@ def unpickled(content: bytes, what: str) -> dict[str, Any]:
         found = _Reader(io.BytesIO(content), encoding="latin1").load()
         return {str(key): value.values if isinstance(value, _Array) else value for key, value in found.items()}
     except _UNREADABLE as error:
-        raise DataError(f"{what} is no pickle of plain values and arrays ({first_line(error)}); get it again") from error
+        raise DataError(
+            f"{what} is no pickle of plain values and arrays ({first_line(error)}); get it again"
+        ) from error
 
 
 def _check_places(content: bytes) -> None:
