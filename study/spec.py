@@ -1,5 +1,6 @@
 """One cell's trials: its searched axes, and the config of each of their points, with where every setting came from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,12 @@ class CellSpec:
         if self.row.metric is not None:
             searched.pop("metric", None)
         return {key: axis for key, axis in (searched | self.row.search).items() if key not in self.row.set}
+
+    @property
+    def n_points(self) -> int:
+        """How many points every combination of the axes makes, before equal ones are counted once."""
+        grids = [len(axis.grid) for axis in self.axes.values() if axis.grid is not None]
+        return math.prod(grids) * (self.file.study.samples if len(grids) < len(self.axes) else 1)
 
     def assembled(self, pick: Pick) -> dict[str, Value]:
         """One point of the search: the axes' values in the axes' order, without those whose `when` does not hold.
