@@ -5,6 +5,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ LARGEST = 2_000_000_000
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError),
-    *(MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(MemoryError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What reading meets in a damaged file: of an archive, of what packs it, of an array's head."""
 

@@ -51,7 +51,9 @@ def read_text(path: Path, what: str) -> str:
             raise UserError(f"{path} is not a text file in UTF-8, so it cannot be {what}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except UserError:
+        raise
+    except ValueError:  # a zero in it
         raise UserError(f"{str(path)!r} cannot be the path of a file") from None
     if len(content) > LARGEST:
         raise UserError(f"{path} has more than {LARGEST:,} bytes, so it cannot be {what}")

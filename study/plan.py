@@ -145,9 +145,7 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
                 continue
             n_trials += spec.n_points * len(study.seeds)
             if n_trials > MOST_TRIALS:
-                raise UserError(
-                    f"{file.place(())}: it expands to more than {MOST_TRIALS:,} trials; search fewer points"
-                )
+                raise UserError(f"{file.place(())}: more than {MOST_TRIALS:,} trials; search fewer points")
             points = list(_points(spec))
             candidates = (made.candidate(spec, values, choosing=len(points) > 1) for values in points)
             cells.append(Cell(label, arm, column.name, _once_each(candidates), _printed(spec, points)))

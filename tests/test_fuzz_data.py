@@ -3,7 +3,10 @@
 import gzip
 import io
 import json
+import os
 import pickle
+import re
+import shutil
 import tarfile
 import warnings
 from pathlib import Path
@@ -25,7 +28,6 @@ from dh2l.data.cub import read_cub200
 from dh2l.data.folders import read_folders
 from dh2l.data.manifest import FILES, MANIFEST
 from dh2l.data.pickled import unpickled
-from dh2l.data.ragged import decode_groups
 
 SMALL_CIFAR = random_split(1, 0, shape=(32, 32, 3))
 
@@ -40,7 +42,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> TorchvisionFiles:
 
 
 @pytest.fixture(scope="module")
-def tar(cifar: TorchvisionFiles) -> bytes:
+def tar() -> bytes:
     """The files' archive, not compressed, with long names that need headers of their own."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -56,8 +58,6 @@ def tar(cifar: TorchvisionFiles) -> bytes:
 @example([(0.0, 0, b"")], True)
 @example([(0.5, 10**6, b"")], True)
 def test_a_mangled_archive_is_read_or_a_sentence(tmp_path: Path, tar: bytes, edits: list[Edit], before: bool) -> None:
-    import re
-
     packed = gzip.compress(mangled(tar, edits), 1) if before else mangled(gzip.compress(tar, 1), edits)
     path = tmp_path / "cifar-100-python.tar.gz"
     path.write_bytes(packed)
@@ -142,17 +142,10 @@ def test_a_mangled_image_is_decoded_or_a_sentence(tmp_path: Path, suffix: str, e
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what it passes over
         sentence_or_value(lambda: read_folders(tmp_path, size=8, resizable=True, report=say_nothing))
-    for file in (tmp_path / "parts").glob("*"):
-        file.unlink()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sentence_or_value(lambda: decode_groups([[file]], 8, tmp_path / "parts", say_nothing))
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, digits: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(digits, tmp_path / "data"))
 
 
@@ -195,10 +188,10 @@ def test_code_in_a_batch_of_cifar_is_not_run(tmp_path: Path) -> None:
 
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (ran,)
+            return os.mkdir, (str(ran),)
 
     content = {"data": np.zeros((1, 3072), dtype=np.uint8), "fine_labels": [Evil()]}
-    with pytest.raises(ValueError, match=r"it names pathlib"):
+    with pytest.raises(ValueError, match="it names posix.mkdir"):
         unpickled(pickle.dumps(content, protocol=2), "a batch")
     assert not ran.exists()
     assert "system" in str(sentence_of(b"cposix\nsystem\n(S'true'\ntR."))
