@@ -191,7 +191,7 @@ def test_code_in_a_batch_of_cifar_is_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(ran),)
 
     content = {"data": np.zeros((1, 3072), dtype=np.uint8), "fine_labels": [Evil()]}
-    with pytest.raises(ValueError, match="it names posix.mkdir"):
+    with pytest.raises(ValueError, match=r"it names posix\.mkdir"):
         unpickled(pickle.dumps(content, protocol=2), "a batch")
     assert not ran.exists()
     assert "system" in str(sentence_of(b"cposix\nsystem\n(S'true'\ntR."))

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_fixtures import write_cub
-from study_fixtures import SMALL, CommandLine, clean_environment, command, planned, write_study
+from study_fixtures import SMALL, CommandLine, clean_environment, command, made_manifest, planned, write_study
 
 from dh2l import npz, yamlfile
-from dh2l.data import read_manifest, read_tree
+from dh2l.data import Manifest, read_tree
 from dh2l.data.archives import members, unpack
 from dh2l.data.cub import read_cub200
+from dh2l.data.registry import check_name
 from dh2l.errors import DataError, UserError
 from study.cli import view
 from study.live import LiveView
@@ -163,8 +164,13 @@ def test_a_study_file_alone_runs_no_code(change: str, tmp_path: Path, monkeypatc
     lines = SMALL.replace("columns:\n  -", "columns: [").replace("}}\nrows", "}}]\nrows").splitlines(keepends=True)
     rest = "".join(line for line in lines if not line.startswith(f"{key}:"))
     file = write_study(tmp_path, change.format(ran=ran) + rest)
-    with pytest.raises(UserError):
-        make_plan(StudyFile(file), lambda name: read_manifest(name, tmp_path))
+
+    def manifest_of(name: str) -> Manifest:
+        check_name(name)
+        return made_manifest(name)
+
+    with pytest.raises(UserError, match=r"constructor for the tag|unknown|cannot name a data set|tree"):
+        make_plan(StudyFile(file), manifest_of)
     assert not ran.exists()
     assert "evil" not in sys.modules
 
