@@ -121,5 +121,5 @@ class Evil:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     """Even one that this module wrote: objects other than plain types and tensors are refused."""
     checkpoint.save(tmp_path, {**STATE, "evil": Evil()})
-    assert_left_out(tmp_path, "it holds more than tensors and numbers, or none")
+    assert_left_out(tmp_path, r"it holds more than tensors and numbers, or none \(UnpicklingError\)")
     assert not NEVER.exists()

@@ -169,7 +169,7 @@ def test_a_study_file_alone_runs_no_code(change: str, tmp_path: Path, monkeypatc
         check_name(name)
         return made_manifest(name)
 
-    with pytest.raises(UserError, match=r"constructor for the tag|unknown|cannot name a data set|tree"):
+    with pytest.raises(UserError, match=r"constructor for the tag|valid YAML|unknown|cannot name a data set|tree"):
         make_plan(StudyFile(file), manifest_of)
     assert not ran.exists()
     assert "evil" not in sys.modules
