@@ -15,6 +15,7 @@ from data_fixtures import write_cub
 from study_fixtures import SMALL, CommandLine, clean_environment, command, made_manifest, planned, write_study
 
 from dh2l import npz, yamlfile
+from dh2l.config import TrainConfig
 from dh2l.data import Manifest, read_tree
 from dh2l.data.archives import members, unpack
 from dh2l.data.cub import read_cub200
@@ -24,6 +25,7 @@ from study.cli import view
 from study.live import LiveView
 from study.places import Places
 from study.plan import make_plan
+from study.prepared import data_of
 from study.redaction import redacted, store_name
 from study.studyfile import StudyFile
 from study.tracking import view_links
@@ -288,3 +290,15 @@ def test_brackets_in_a_path_are_no_markup(cli: CommandLine, tmp_path: Path) -> N
     code, shown, _ = cli("export", study, "--output", file)
     assert code == 0
     assert str(file) in shown
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[" * 100_000, b'{"a": 1}', b"[[1]]"])
+def test_a_class_tree_beside_the_records_that_is_damaged_is_named(
+    content: bytes | None, digits: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "tree.json"
+    if content is not None:
+        file.write_bytes(content)
+    config = TrainConfig(dataset="digits", tree="shapes")
+    with pytest.raises(DataError, match=r"the class tree .*tree\.json"):
+        data_of(config, digits, file)

@@ -203,7 +203,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights", ["/dev/zero", "a\0b", "~nobody-of-this-name/w.pt"])
 def test_weights_that_no_file_can_be_are_told(weights: str) -> None:
-    with pytest.raises(UserError, match="the weights .* cannot be read"):
+    with pytest.raises(UserError, match=r"the weights .* cannot be read"):
         with_weights_hash(tiny_config(weights=weights))
 
 
