@@ -153,7 +153,7 @@ class Claims:
             try:
                 owner = psutil.Process(claim.pid)
                 return abs(_born(owner) - claim.born) < BIRTH_S and owner.status() != psutil.STATUS_ZOMBIE
-            except psutil.NoSuchProcess:
+            except (psutil.NoSuchProcess, ValueError):  # ended, or a number that no process can have
                 return False
         now = time.monotonic()
         beats, since = self._seen.get(claim.token, (-1, now))
