@@ -8,8 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from dh2l.atomic import AnyPath, write_atomically
-from dh2l.errors import UserError, first_line, unknown_name
+from dh2l.errors import UserError, unknown_name
 from study.redaction import store_name
+
+STORES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
+"""Kinds of object stores, each with the package that reaches it."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +148,17 @@ def place(text: str) -> AnyPath:
     protocol, url, _ = text.partition("://")
     if not url:
         return Path(text)
-    from fsspec import available_protocols
+    if protocol not in STORES:
+        raise UserError(unknown_name("kind of store", protocol, STORES))
+    if not url.partition("/")[0]:
+        raise UserError(f"{text} names no bucket; give {protocol}://BUCKET/PLACE")
     from upath import UPath
 
-    if protocol not in available_protocols():
-        raise UserError(unknown_name("kind of store", protocol, ["s3", "gs", "az", *available_protocols()]))
     try:  # without a cache of listings: other machines write there too
         there: UPath = UPath(text, use_listings_cache=False)
         there.fs  # noqa: B018 imports what reaches the store
-    except ImportError as error:
-        raise UserError(f"{text}: {first_line(error)}") from None
+    except ImportError:
+        raise UserError(f"{text} needs {STORES[protocol]}, which is not installed; pip install it") from None
     return there
 
 
