@@ -14,7 +14,7 @@ ADDRESSES = {"experiments": "artifact_location", "runs": "artifact_uri"}
 
 
 def prepare(places: Places) -> None:
-    """Connect to a database once, so that one which is down or damaged fails at once, and mend the local one's addresses.
+    """Connect to a database once, so that what is down or damaged fails at once, and mend the local one's addresses.
 
     The caller holds the writer lock.
 

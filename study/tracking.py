@@ -16,6 +16,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a view that is down must not hold a run up
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # else two lines for every run that ends
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -57,7 +58,7 @@ class StudyView:
         Raises:
             Exception: one of `UNREACHABLE`.
         """
-        for name in ("mlflow", "alembic"):
+        for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
         places.mlflow.mkdir(parents=True, exist_ok=True)
         if places.local_store:  # else MLflow leaves an empty ./mlruns wherever the command was typed
