@@ -34,6 +34,7 @@ from study.frames import cells_of, trial_frame
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, read_arrays
+from study.redaction import redacted
 from study.running import missing_trials
 from study.states import Standing, State
 from study.store import prepare
@@ -336,7 +337,7 @@ def log_report(standing: Standing, places: Places, page: Path) -> None:
 
 def _refusal(places: Places, error: Exception, act: str) -> UserError:
     """What a store refused, and what to do where it is the local one."""
-    line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    line = redacted((str(error).splitlines() or [type(error).__name__])[0])[:300]
     advice = ""
     if "database is locked" in line:
         advice = "; another program writes it: try again when that has ended"

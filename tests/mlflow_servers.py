@@ -131,7 +131,7 @@ def postgresql(password: str) -> Iterator[str]:
             ) as process,
         ):
             try:
-                ready = [programs / "bin" / "pg_isready", "-q", "-h", folder]
+                ready: list[str | Path] = [programs / "bin" / "pg_isready", "-q", "-h", folder]
                 wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, process, str(log))
                 yield f"postgresql://postgres:{password}@/postgres?host={folder}"
             finally:

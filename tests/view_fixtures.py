@@ -32,7 +32,7 @@ def train(live: LiveView, places: Places, plan: Plan, record: Record) -> None:
     live.started(config)
     if record.state == "done":
         for number in (1, 2):
-            metrics = {name: values[number - 1] for name, values in HISTORY.items()}
+            metrics: dict[str, float | None] = {name: values[number - 1] for name, values in HISTORY.items()}
             live.epoch(config, EpochResult(number, metrics))
     live.filed(file_record(places, record))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from dh2l.errors import UserError
 from dh2l.plugins import Plugin
@@ -27,16 +28,24 @@ class Resources:
 
 @contextmanager
 def cluster(address: str | None) -> Iterator[None]:
-    """A connection to a cluster, or a Ray of our own that ends with us."""
+    """A connection to a cluster, or a Ray of our own that ends with us, and that only this machine can reach.
+
+    Ray listens on every interface but where it is told that no other machine may join, as it is by default on
+    Windows and macOS: then on 127.0.0.1 alone.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is told by its record
     # "local", for without an address Ray would join whatever cluster RAY_ADDRESS or this machine knows.
     where = address or "local"
     words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
+    joins = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = joins and where != "local"
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}") from None
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = joins
     try:
         yield
     finally:
