@@ -10,7 +10,7 @@ from dh2l.config import TrainConfig
 from dh2l.results import EpochResult
 from study.places import Places
 from study.records import Record
-from study.redaction import redacted
+from study.redaction import reason
 from study.states import Standing
 
 if TYPE_CHECKING:
@@ -89,5 +89,4 @@ class LiveView:
         return StudyView(self._places, self._study)
 
     def _note(self, error: Exception) -> None:
-        line = redacted((str(error).splitlines() or [""])[0])
-        self.problem = f"{type(error).__name__}: {line[:300]}"
+        self.problem = reason(error)

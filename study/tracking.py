@@ -34,10 +34,10 @@ from study.frames import cells_of, trial_frame
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, read_arrays
-from study.redaction import redacted
+from study.redaction import reason
 from study.running import missing_trials
 from study.states import Standing, State
-from study.store import prepare
+from study.store import prepare, set_aside_damaged
 from study.tables import Page, render, to_markdown
 from study.views import link, shared_views
 
@@ -61,11 +61,10 @@ class StudyView:
         """
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
-        places.mlflow.mkdir(parents=True, exist_ok=True)
         if places.local_store:  # else MLflow leaves an empty ./mlruns wherever the command was typed
             os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", (places.mlflow / "artifacts").as_uri())
         self.places, self.study = places, study
-        self._lock = FileLock(places.mlflow / "writer.lock")
+        self._lock = FileLock(_lock_file(places))
         self._runs: dict[tuple[str, str], Run] = {}
         self._shown_steps: dict[str, set[int]] = {}
         with self._lock:
@@ -297,7 +296,7 @@ def view_links(places: Places) -> dict[str, str]:
         UserError: the store cannot be read.
     """
     try:
-        with FileLock(places.mlflow / "writer.lock"):
+        with FileLock(_lock_file(places)):
             prepare(places)
         experiments = MlflowClient(tracking_uri=places.tracking_uri).search_experiments()
     except UNREACHABLE as error:
@@ -311,16 +310,22 @@ def view_links(places: Places) -> dict[str, str]:
     return dict(sorted(links.items()))
 
 
-def sync_study(standing: Standing, places: Places) -> None:
+def sync_study(standing: Standing, places: Places) -> Path | None:
     """Make a study's whole view from its records.
+
+    Returns:
+        Where the local store now lies that was damaged and gave way to a new one; else None.
 
     Raises:
         UserError: the store cannot be reached or refuses.
     """
     try:
+        with FileLock(_lock_file(places)):
+            aside = set_aside_damaged(places)
         StudyView(places, standing.plan.name).sync(standing)
     except UNREACHABLE as error:
         raise _refusal(places, error, "written") from None
+    return aside
 
 
 def log_report(standing: Standing, places: Places, page: Path) -> None:
@@ -335,18 +340,14 @@ def log_report(standing: Standing, places: Places, page: Path) -> None:
         raise _refusal(places, error, "written") from None
 
 
+def _lock_file(places: Places) -> Path:
+    """The file whose lock a writer of the store holds."""
+    places.mlflow.mkdir(parents=True, exist_ok=True)
+    return places.mlflow / "writer.lock"
+
+
 def _refusal(places: Places, error: Exception, act: str) -> UserError:
-    """What a store refused, and what to do where it is the local one."""
-    line = redacted((str(error).splitlines() or [type(error).__name__])[0])[:300]
-    advice = ""
-    if "database is locked" in line:
-        advice = "; another program writes it: try again when that has ended"
-    elif places.local_store:
-        advice = (
-            f"; if it is damaged, delete {places.mlflow / 'mlflow.db'} and run `dh2l-study mlflow sync STUDY`: it is a "
-            "view, made again from the records"
-        )
-    return UserError(f"the MLflow store {places.store_name} cannot be {act}: {line}{advice}")
+    return UserError(f"the MLflow store {places.store_name} cannot be {act}: {reason(error)}")
 
 
 def _extra_tags() -> dict[str, str]:

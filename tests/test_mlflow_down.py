@@ -1,4 +1,4 @@
-"""An MLflow server that is down at the start, in the middle or at the end: no run waits, and a sync mends all."""
+"""An MLflow server on PostgreSQL, down at the start, in the middle or at the end: no run waits, a sync mends all."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_servers import DEADLINE_S, Server, free_port, mlflow_server, wait_until
+from mlflow_servers import DEADLINE_S, Server, free_port, mlflow_server, postgresql, wait_until
 from study_fixtures import SMALL, clean_environment, command, places_in, planned, write_study
 from test_ray import STOPPING
 from view_fixtures import View, mixed_records, train, view_of
@@ -24,6 +24,10 @@ from study.places import Places
 from study.plan import Plan
 from study.standing import standing
 from study.tracking import sync_study
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own queries
+)
 
 
 @dataclass
@@ -77,18 +81,19 @@ def shows(server: Server, study: str, trials: int) -> bool:
 def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Outage]:
     """One server, killed once: beneath a real run, and beneath the live views of hand-made ones."""
     folder = tmp_path_factory.mktemp("outage")
-    with pytest.MonkeyPatch.context() as patch, mlflow_server(folder) as server:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        postgresql("a-password") as database,
+        mlflow_server(folder, database) as server,
+    ):
         patch.setattr(study.live, "FIRST_PAUSE_S", 0.5)
         patch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-        start = Watched.of(folder, "start")  # nothing listens at its address
-        start.train(0, 4)
-        start.close()
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
         names = ("calm", "middle", "ending")
-        studies = {name: Watched.of(folder, name) for name in names} | {"start": start}
+        studies = {name: Watched.of(folder, name) for name in names}
         for name, trials in zip(names, (4, 1, 3), strict=True):
             studies[name].train(0, trials)
+        for name, trials in zip(names, (4, 1, 3), strict=True):
             wait_until(partial(shows, server, name, trials))
         studies["calm"].close()
         calm = view_of(server.uri, "calm")
@@ -100,7 +105,7 @@ def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[O
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=clean_environment(MLFLOW_TRACKING_URI=server.uri),
+            env=clean_environment(MLFLOW_TRACKING_URI=server.uri, MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="0"),
         ) as process:
             try:
                 assert process.stdout is not None
@@ -109,13 +114,18 @@ def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[O
                     head += process.stdout.read(1) or pytest.fail(head)
                 wait_until(partial(shows, server, "real", 1))
                 server.kill()
+                studies["ending"].train(3, 4)
+                studies["ending"].close()
+                studies["middle"].train(1, 2)
+                wait_until(lambda: studies["middle"].live.problem != "")
+                with pytest.MonkeyPatch.context() as unheard:
+                    unheard.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+                    studies["start"] = Watched.of(folder, "start")
+                    studies["start"].train(0, 4)
+                    studies["start"].close()
                 tail, error = process.communicate(timeout=DEADLINE_S)
             finally:
                 process.kill()
-        studies["ending"].train(3, 4)
-        studies["ending"].close()
-        studies["middle"].train(1, 2)
-        wait_until(lambda: studies["middle"].live.problem != "")
         server.start()
         studies["middle"].train(2, 4)
         studies["middle"].close()
@@ -145,6 +155,16 @@ def test_a_server_that_came_back_in_the_middle_shows_what_an_undisturbed_run_sho
     once = view_of(outage.server.uri, "middle", times=True)
     outage.studies["middle"].sync()
     assert view_of(outage.server.uri, "middle", times=True) == once
+
+
+def test_postgresql_behind_a_server_shows_what_the_local_sqlite_store_shows(
+    outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    calm = outage.studies["calm"]
+    calm.sync()
+    assert calm.places.tracking_uri.startswith("sqlite:///")
+    assert view_of(calm.places.tracking_uri, "calm") == outage.calm
 
 
 def test_an_undisturbed_view_has_every_run_and_how_it_ended(outage: Outage) -> None:
