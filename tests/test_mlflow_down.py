@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_servers import DEADLINE_S, Server, free_port, mlflow_server, postgresql, wait_until
-from study_fixtures import SMALL, clean_environment, command, places_in, planned, write_study
+from mlflow_servers import DEADLINE_S, Server, mlflow_server, postgresql, wait_until
+from study_fixtures import SMALL, CommandLine, clean_environment, places_in, planned, write_study
 from test_ray import STOPPING
 from view_fixtures import View, mixed_records, train, view_of
 
@@ -89,15 +89,6 @@ def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[O
         patch.setattr(study.live, "FIRST_PAUSE_S", 0.5)
         patch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        names = ("calm", "middle", "ending")
-        studies = {name: Watched.of(folder, name) for name in names}
-        for name, trials in zip(names, (4, 1, 3), strict=True):
-            studies[name].train(0, trials)
-        for name, trials in zip(names, (4, 1, 3), strict=True):
-            wait_until(partial(shows, server, name, trials))
-        studies["calm"].close()
-        calm = view_of(server.uri, "calm")
-
         file, places = write_study(folder, STOPPING, "real"), Places.of(folder / "real", digits)
         words = ["run", file, "--results", places.results, "--data", places.data]
         with subprocess.Popen(
@@ -108,6 +99,14 @@ def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[O
             env=clean_environment(MLFLOW_TRACKING_URI=server.uri, MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="0"),
         ) as process:
             try:
+                before = {"calm": 4, "middle": 1, "ending": 3}  # trials; Ray takes longer to start
+                studies = {name: Watched.of(folder, name) for name in before}
+                for name, trials in before.items():
+                    studies[name].train(0, trials)
+                for name, trials in before.items():
+                    wait_until(partial(shows, server, name, trials))
+                studies["calm"].close()
+                calm = view_of(server.uri, "calm")
                 assert process.stdout is not None
                 head = ""
                 while not head.endswith("\n[1/3]"):
@@ -118,11 +117,9 @@ def outage(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[O
                 studies["ending"].close()
                 studies["middle"].train(1, 2)
                 wait_until(lambda: studies["middle"].live.problem != "")
-                with pytest.MonkeyPatch.context() as unheard:
-                    unheard.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-                    studies["start"] = Watched.of(folder, "start")
-                    studies["start"].train(0, 4)
-                    studies["start"].close()
+                studies["start"] = Watched.of(folder, "start")
+                studies["start"].train(0, 4)
+                studies["start"].close()
                 tail, error = process.communicate(timeout=DEADLINE_S)
             finally:
                 process.kill()
@@ -183,11 +180,14 @@ def test_a_real_run_whose_server_is_killed_ends_with_its_table_and_how_to_comple
     assert line.endswith(f"mlflow sync {outage.run_file}")
 
 
-def test_a_sync_completes_the_view_of_a_real_run(outage: Outage) -> None:
-    words = ["mlflow", "sync", outage.run_file, "--results", outage.run_places.results]
-    words += ["--data", outage.run_places.data]
-    ended = command(*words, environment=clean_environment(MLFLOW_TRACKING_URI=outage.server.uri))
-    assert (ended.returncode, ended.stderr) == (0, "")
+def test_a_sync_completes_the_view_of_a_real_run(
+    outage: Outage, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", outage.server.uri)
+    cli.places = outage.run_places
+    code, printed, error = cli("mlflow", "sync", outage.run_file)
+    assert (code, error) == (0, "")
+    assert printed == f"real: 3 records, 1 cells; {outage.server.uri}\n"
     view = view_of(outage.server.uri, "real")
     assert [kind for kind, _ in view].count("trial") == 3
     ends = {run[0] for (kind, _), run in view.items() if kind == "trial"}
