@@ -11,6 +11,8 @@ from study.places import Places
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What MLflow opens as a database. It tries for a minute and a half, whatever is wrong with one."""
+BUSY_S = 20
+"""How long a SQLite database may be locked by another program."""
 ADDRESSES = {"experiments": "artifact_location", "runs": "artifact_uri"}
 """Tables and columns in which MLflow keeps absolute addresses of artifacts."""
 
@@ -35,7 +37,8 @@ def prepare(places: Places) -> None:
     url = make_url(places.tracking_uri)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         return  # MLflow makes it, and its folder
-    engine = create_engine(url, poolclass=NullPool)
+    wait = {"timeout": BUSY_S} if url.get_backend_name() == "sqlite" else {}
+    engine = create_engine(url, poolclass=NullPool, connect_args=wait)
     with engine.begin() as connection:
         if places.local_store:
             _require_sound(connection, places)
@@ -56,9 +59,7 @@ def set_aside_damaged(places: Places) -> Path | None:
         store, number = places.mlflow / "mlflow.db", 1
         while (target := store.with_name(f"damaged-{number}.db")).exists():
             number += 1
-        for end in ("-journal", "-wal", "-shm", ""):  # a journal left behind would be played into the new store
-            if (file := store.with_name(store.name + end)).exists():
-                file.replace(target.with_name(target.name + end))
+        store.replace(target)
         return target
     return None
 
