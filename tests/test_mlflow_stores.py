@@ -3,6 +3,7 @@
 import re
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def not_complete(printed: str) -> str:
     return str(line)
 
 
+def sync(study: Path, places: Places) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own, for MLflow keeps what it once opened: databases, and where a run's artifacts are."""
+    return command("mlflow", "sync", study, "--results", places.results, "--data", places.data)
+
+
 def test_results_that_were_moved_have_the_same_tables_train_nothing_and_open_their_artifacts(
     tmp_path: Path, cli: CommandLine, study: Path
 ) -> None:
@@ -69,7 +75,6 @@ def test_results_that_were_moved_have_the_same_tables_train_nothing_and_open_the
     assert (code, error) == (0, "")
     assert "Ray" not in printed
     assert (files_in(new.trials), tables(new)) == (records, before)
-    assert cli("mlflow", "sync", study)[0] == 0
     assert view_of(new.tracking_uri, "small", times=True) == view
     client = MlflowClient(tracking_uri=new.tracking_uri)
     run_id = parent(client).info.run_id
@@ -77,7 +82,7 @@ def test_results_that_were_moved_have_the_same_tables_train_nothing_and_open_the
     assert opened.read_text(encoding="utf-8") == before["table.md"]
 
     next(new.trials.glob("*.json")).unlink()
-    assert cli("mlflow", "sync", study)[0] == 0
+    assert sync(study, new).returncode == 0
     (table,) = new.mlflow.rglob("table.md")
     assert table.read_text(encoding="utf-8") not in ("", before["table.md"])
     assert not old.results.exists()
@@ -96,8 +101,7 @@ def test_a_damaged_store_stops_no_run_and_a_sync_sets_it_aside_and_makes_the_vie
     assert store.read_bytes() == truncated
     assert "is damaged (" in cli.mistake("ui", "--port", free_port(), "--results", cli.places.results, placed=False)
 
-    words = ["mlflow", "sync", study, "--results", cli.places.results, "--data", cli.places.data]
-    synced = command(*words)  # in a process of its own: MLflow keeps a database open that it once had
+    synced = sync(study, cli.places)
     aside = cli.places.mlflow / "damaged-1.db"
     assert synced.returncode == 0
     assert synced.stderr.startswith(f"warning: the MLflow store was damaged and lies in {aside} now;")
