@@ -145,12 +145,12 @@ def place(text: str) -> AnyPath:
     Raises:
         UserError: there is no such kind of store, or what reaches it is not installed.
     """
-    protocol, url, _ = text.partition("://")
-    if not url:
+    protocol, is_url, where = text.partition("://")
+    if not is_url:
         return Path(text)
     if protocol not in STORES:
         raise UserError(unknown_name("kind of store", protocol, STORES))
-    if not url.partition("/")[0]:
+    if not where.partition("/")[0]:
         raise UserError(f"{text} names no bucket; give {protocol}://BUCKET/PLACE")
     from upath import UPath
 
