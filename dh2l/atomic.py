@@ -158,8 +158,10 @@ def _written(path: Path, content: bytes, *, durable: bool) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(0o644)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     return temporary
 

@@ -11,6 +11,8 @@ from dh2l.atomic import AnyPath, write_atomically
 from dh2l.errors import UserError, unknown_name
 from study.redaction import store_name
 
+PROBE_BYTES = 4096
+"""Of a file that is written to see whether one can be: a full disk takes empty ones."""
 STORES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 """Kinds of object stores, each with the package that reaches it."""
 
@@ -130,12 +132,12 @@ class Places:
         try:
             for folder in (self.trials, self.claims):
                 probe = folder / f".probe-{socket.gethostname()}-{os.getpid()}"
-                write_atomically(probe, b"")
+                write_atomically(probe, bytes(PROBE_BYTES))
                 probe.unlink()
         except OSError as error:
             raise UserError(
                 f"the results folder {self.results} cannot be written ({error.strerror}); "
-                "give another with --results, or mend its permissions"
+                "mend that, or give another with --results"
             ) from None
 
 
