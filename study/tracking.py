@@ -80,7 +80,13 @@ class StudyView:
             return str(known.experiment_id)
         local = (self.places.mlflow / "artifacts").as_uri() if self.places.local_store else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI's page for training runs
-        return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
+        try:
+            return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
+        except MlflowException as error:
+            known = self._client.get_experiment_by_name(name)
+            if known is None:
+                raise error from None
+            return str(known.experiment_id)  # another run made it meanwhile
 
     def _reload(self) -> None:
         """Read the study's runs anew, and delete what another writer made twice."""
