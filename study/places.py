@@ -123,6 +123,10 @@ class Places:
         """Folder of one study's rendered tables."""
         return self.local / "tables" / _name("study", study)
 
+    def wanted(self, study: str) -> Path:
+        """The list of the trials that a study's last run wanted."""
+        return self.table(study) / "trials.json"
+
     def require_writable(self) -> None:
         """Make the results folder, and refuse one that cannot be written before anything is computed.
 
