@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dh2l.atomic import write_atomically
+from dh2l.weights import UNREADABLE
 
 VERSION = 2
 _DIGEST_BYTES = 32  # SHA-256 of what follows: torch.load itself passes over flipped bits in a tensor
@@ -40,10 +41,14 @@ def load(folder: Path, identity: str) -> dict[str, Any] | None:
         if hashlib.sha256(content).digest() != raw[:_DIGEST_BYTES]:
             reason = "it is damaged"
         else:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if state["version"] == VERSION and state["identity"] == identity:
+            try:
+                state: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except UNREADABLE as error:
+                state, reason = None, f"it holds more than tensors and numbers, or none ({type(error).__name__})"
+            else:
+                reason = "it is of another version or another trial"
+            if isinstance(state, dict) and (state.get("version"), state.get("identity")) == (VERSION, identity):
                 return state
-            reason = "it is of another version or another trial"
     warnings.warn(f"the checkpoint {path} is left out: {reason}; the trial starts anew", stacklevel=2)
     return None
 

@@ -3,6 +3,7 @@
 Imports torch only to load them, so that planning can take their hash.
 """
 
+import stat
 import struct
 from functools import cache
 from pathlib import Path
@@ -25,9 +26,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Likewise."""
 _TORCHVISION = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet50": "ResNet50_Weights.IMAGENET1K_V1"}
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
-    *(UnpicklingError, struct.error),
+    *(ArithmeticError, MemoryError, ImportError, UnpicklingError, struct.error),
 )
 """What unpickling meets where a file is damaged, or is none of torch's."""
 _SHOWN = 3
@@ -56,16 +57,19 @@ def weights_hash(model: str, weights: str) -> str:
             f"the model {model} has no weights {weights!r}: {having} have; choose one of these, or give a file of a "
             "state dict"
         )
-    path = Path(weights).expanduser()
     try:
+        path = Path(weights).expanduser()
         status = path.stat()
-        return _file_hash(path.resolve(), status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise UserError(
-            f"the weights {weights!r} cannot be read ({error.strerror}); give "
-            + "".join(f"{name}, or " for name in known)
-            + "the path of a state dict that torch.save wrote"
-        ) from None
+        if stat.S_ISREG(status.st_mode):
+            return _file_hash(path.resolve(), status.st_size, status.st_mtime_ns)
+        reason = "it is no regular file"
+    except (OSError, ValueError, RuntimeError) as error:  # no such file, a zero in its path, ~ of nobody
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+    raise UserError(
+        f"the weights {weights!r} cannot be read ({reason}); give "
+        + "".join(f"{name}, or " for name in known)
+        + "the path of a state dict that torch.save wrote"
+    )
 
 
 @cache
@@ -165,7 +169,7 @@ def _read(weights: str) -> "Tensors":
 
     try:
         content = torch.load(Path(weights).expanduser(), weights_only=True, map_location="cpu")
-    except _UNREADABLE:
+    except UNREADABLE:
         raise UserError(
             f"the weights {weights} cannot be read: damaged, or more than tensors, which is not loaded since it could "
             "run code; save a state dict by torch.save(model.state_dict(), PATH)"

@@ -76,7 +76,7 @@ class Claims:
                 owner = psutil.Process(claim.pid)
                 same = abs(owner.create_time() - claim.born) < CLOCK_STEP_S
                 return claim if same and owner.status() != psutil.STATUS_ZOMBIE else None
-            except psutil.NoSuchProcess:
+            except (psutil.NoSuchProcess, ValueError):  # ended, or a number that no process can have
                 return None
         try:
             age = time.time() - self.path(identity).stat().st_mtime

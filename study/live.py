@@ -8,6 +8,7 @@ from dh2l.config import TrainConfig
 from dh2l.results import EpochResult
 from study.places import Places
 from study.records import Record
+from study.redaction import redacted
 from study.states import Standing
 
 if TYPE_CHECKING:
@@ -73,5 +74,5 @@ class LiveView:
             return None
 
     def _note(self, error: Exception) -> None:
-        line = (str(error).splitlines() or [""])[0].replace(self._places.tracking_uri, self._places.store_name)
+        line = redacted((str(error).splitlines() or [""])[0])
         self.problem = f"{type(error).__name__}: {line[:300]}"

@@ -1,13 +1,13 @@
 """Every path the harness reads or writes."""
 
 import os
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from dh2l.atomic import write_atomically
 from dh2l.errors import UserError
+from study.redaction import store_name
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Places:
 
     def manifest(self, dataset: str) -> Path:
         """Copy of a data set's manifest: tables can be made where the images are not."""
-        return self.results / "manifests" / f"{dataset}.json"
+        return self.results / "manifests" / f"{_name('data set', dataset)}.json"
 
     def tree(self, tree_hash: str) -> Path:
         """A class tree that a study gives a data set, where its trials find it."""
-        return self.results / "trees" / f"{tree_hash}.json"
+        return self.results / "trees" / f"{_name('class tree', tree_hash)}.json"
 
     def claim_name(self, study: str, file: Path) -> None:
         """Give a study's name to its file, so that another file of that name cannot overwrite its tables.
@@ -100,15 +100,15 @@ class Places:
     @property
     def store_name(self) -> str:
         """The MLflow store for people to read: without user, password or query, which may hold a token."""
-        return re.sub(r"//[^/]*@", "//", self.tracking_uri).partition("?")[0]
+        return store_name(self.tracking_uri)
 
     def checkpoint(self, identity: str) -> Path:
         """Folder of one trial's checkpoint."""
-        return self.results / "checkpoints" / identity
+        return self.results / "checkpoints" / _name("trial", identity)
 
     def table(self, study: str) -> Path:
         """Folder of one study's rendered tables."""
-        return self.results / "tables" / study
+        return self.results / "tables" / _name("study", study)
 
     def require_writable(self) -> None:
         """Make the results folder, and refuse one that cannot be written before anything is computed.
@@ -127,6 +127,19 @@ class Places:
                 f"the results folder {self.results} cannot be written ({error.strerror}); "
                 "give another with --results, or mend its permissions"
             ) from None
+
+
+def _name(kind: str, name: str) -> str:
+    """A name that comes from a file and becomes one of ours, or a folder's.
+
+    Raises:
+        UserError: it would lead elsewhere.
+    """
+    if name.startswith(".") or not all(letter.isalnum() or letter in ".,_+-@=~" for letter in name):
+        raise UserError(
+            f"the {kind} {name[:100]!r} cannot name a file: letters, digits and .,_+-@=~ can, and no first ."
+        )
+    return name
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -17,6 +17,9 @@ from study.space import Axis, Row, Value
 from study.spec import CellSpec
 from study.studyfile import StudyFile
 
+MOST_TRIALS = 100_000
+"""Combinations that a study may expand to."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -126,6 +129,7 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
     made = _Expansion(file)
     cells: list[Cell] = []
     specs: list[CellSpec] = []
+    n_trials = 0
     for (i, row), arm, metric in _table_rows(study.rows):
         label = row.name or (METRICS[metric].display_label if metric else arm)
         if (label, arm) in {(cell.row, cell.arm) for cell in cells}:
@@ -139,6 +143,9 @@ def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
             if study.searcher and spec.axes:
                 cells.append(Cell(label, arm, column.name, (), _printed(spec, [any_point(spec)]), _budget(spec)))
                 continue
+            n_trials += spec.n_points * len(study.seeds)
+            if n_trials > MOST_TRIALS:
+                raise UserError(f"{file.place(())}: more than {MOST_TRIALS:,} trials; search fewer points")
             points = list(_points(spec))
             candidates = (made.candidate(spec, values, choosing=len(points) > 1) for values in points)
             cells.append(Cell(label, arm, column.name, _once_each(candidates), _printed(spec, points)))

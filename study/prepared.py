@@ -1,10 +1,12 @@
 """A trial's data as its study planned them: prepared, and under the class tree that the study gave."""
 
-import json
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load
+from dh2l.errors import DataError
 from dh2l.tree import ClassTree
 
 
@@ -19,4 +21,16 @@ def data_of(config: TrainConfig, data: Path, tree: Path) -> PreparedData:
     found = load(config.dataset, data)
     if config.tree is None:
         return found
-    return found.with_tree(ClassTree(json.loads(tree.read_bytes())))
+    return found.with_tree(_tree(tree))
+
+
+def _tree(file: Path) -> ClassTree:
+    """The class tree that a run left beside the records."""
+    try:
+        return ClassTree(TypeAdapter(list[list[str]]).validate_json(file.read_bytes()))
+    except OSError as error:
+        raise DataError(
+            f"the class tree {file} cannot be read ({error.strerror}); copy it from where the run was"
+        ) from None
+    except ValidationError:
+        raise DataError(f"the class tree {file} is damaged; copy it anew from where the run was") from None

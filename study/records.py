@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dh2l import npz
 from dh2l.atomic import write_atomically
-from dh2l.errors import UserError
+from dh2l.errors import UserError, first_line
 
 RECORD_VERSION = 1
 _HEAD = re.compile(rb'\{"checksum": "([0-9a-f]{64})", "record":\n')
@@ -243,8 +244,8 @@ def parse_record(path: Path) -> Record:
     try:
         record = Record.model_validate_json(body)
     except ValidationError:
-        version = json.loads(body).get("version")
-        if isinstance(version, int) and version > RECORD_VERSION:
+        version = _version(body)
+        if version > RECORD_VERSION:
             raise NewerRecord(f"it is of version {version}, this project reads up to {RECORD_VERSION}") from None
         raise UserError("its checksum fits, but its content is no record") from None
     if record.version > RECORD_VERSION:
@@ -252,6 +253,16 @@ def parse_record(path: Path) -> Record:
     if record.identity != path.stem:
         raise UserError(f"it is the record of {record.identity}")
     return record
+
+
+def _version(body: bytes) -> int:
+    """The version that a record says it is of; 0 where it says none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return 0
+    version = content.get("version") if isinstance(content, dict) else None
+    return version if isinstance(version, int) else 0
 
 
 def read_arrays(record: Record, path: Path) -> dict[str, np.ndarray]:
@@ -267,5 +278,9 @@ def read_arrays(record: Record, path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"the arrays {packed_path} cannot be read ({error.strerror})") from None
     if hashlib.sha256(packed).hexdigest() != record.arrays_sha256:
         raise UserError(f"the arrays {packed_path} are damaged: they are not those of their record")
-    with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    try:
+        return npz.read(packed)
+    except npz.UNREADABLE as error:
+        raise UserError(
+            f"the arrays {packed_path} fit their record, but cannot be read ({first_line(error)})"
+        ) from None

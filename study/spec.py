@@ -1,5 +1,6 @@
 """One cell's trials: its searched axes, and the config of each of their points, with where every setting came from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from dh2l.explain import findings
 from dh2l.registry import REGULARISERS, regulariser_fields
 from dh2l.tree import ClassTree
 from dh2l.weights import channel_statistics, with_weights_hash
+from dh2l.yamlfile import is_file
 from study.arms import arm_settings, exists_in
 from study.space import Axis, Column, Row, Value
 from study.studyfile import StudyFile
@@ -52,6 +54,12 @@ class CellSpec:
         if self.row.metric is not None:
             searched.pop("metric", None)
         return {key: axis for key, axis in (searched | self.row.search).items() if key not in self.row.set}
+
+    @property
+    def n_points(self) -> int:
+        """How many points every combination of the axes makes, before equal ones are counted once."""
+        grids = [len(axis.grid) for axis in self.axes.values() if axis.grid is not None]
+        return math.prod(grids) * (self.file.study.samples if len(grids) < len(self.axes) else 1)
 
     def assembled(self, pick: Pick) -> dict[str, Value]:
         """One point of the search: the axes' values in the axes' order, without those whose `when` does not hold.
@@ -145,7 +153,7 @@ class CellSpec:
     def tree_of(self, name: str, manifest: Manifest) -> ClassTree:
         """A class tree by its name: a shipped one, or a file, first from the study's folder."""
         beside = self.file.document.path.parent / name
-        return read_tree(beside if beside.is_file() else name, manifest.classes)
+        return read_tree(beside if is_file(beside) else name, manifest.classes)
 
     def _settings(self, values: dict[str, Value]) -> dict[str, Any]:
         study = self.file.study

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import Finding, Location, findings
+from dh2l.yamlfile import is_file
 from study.places import shipped_studies
 from study.space import Study, config_keys
 from study.yaml12 import Document, parse_value
@@ -75,7 +76,7 @@ def _chain(path: Path) -> list[Document]:
         here = chain[-1]
         shipped = shipped_studies()
         base = shipped.get(str(name)) or here.path.parent / str(name)
-        if not base.is_file():
+        if not is_file(base):
             near = unknown_name("study", name, shipped)
             raise UserError(f"{here.place(('extends',))}: {near} (or a path from this file's folder)")
         if any(base.samefile(document.path) for document in chain):
@@ -118,11 +119,7 @@ def find_study(name: str, overrides: list[str] | None = None) -> StudyFile:
     """
     shipped = shipped_studies()
     path = shipped.get(name) or Path(name)
-    try:
-        known = path.is_file()
-    except OSError:  # a name too long for any file
-        known = False
-    if not known:
+    if not is_file(path):
         raise UserError(f"{unknown_name('study', name, shipped)} (or give the path of a YAML file)")
     return StudyFile(path, key_values("--set", overrides or [], "epochs=2"))
 
@@ -145,10 +142,17 @@ def key_values(option: str, texts: list[str], example: str) -> dict[str, Any]:
 def _word(value: Any) -> str:
     """A value as part of a name that is also a folder."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
+    word = "".join(c if c.isalnum() or c in ".,_+-" else "_" for c in text)
+    return f"_{word}" if word.startswith(".") else word  # `...yaml` is called `..`, which is another folder
 
 
 def _short_name(words: list[str]) -> str:
     """The words joined; cut and given a hash where that is too long for a folder."""
     name = "@".join(words)
-    return name if len(name) <= 100 else f"{name[:80]}@{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    whole = name.encode()
+    return name if len(whole) <= 100 else f"{_cut(whole, 80)}@{hashlib.sha256(whole).hexdigest()[:12]}"
+
+
+def _cut(text: bytes, n: int) -> str:
+    """The first characters that fit into n bytes."""
+    return text[:n].decode(errors="ignore")

@@ -31,6 +31,7 @@ from study.frames import cells_of, trial_frame
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, read_arrays
+from study.redaction import redacted
 from study.running import missing_trials
 from study.states import Standing, State
 from study.tables import Page, render, to_markdown
@@ -330,7 +331,7 @@ def log_report(standing: Standing, places: Places, page: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _extra_tags() -> dict[str, str]:

@@ -5,10 +5,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from dh2l.errors import UserError
+from dh2l import yamlfile
+from dh2l.errors import UserError, first_line
 from dh2l.explain import Location
 
 
@@ -27,14 +28,9 @@ class Document:
             UserError: unreadable, not YAML, or not a mapping; with the place.
         """
         self.path = path
+        text = yamlfile.read_text(path, "a study")
         try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not a text file in UTF-8, so it cannot be a study") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        try:
-            self.values: Any = YAML(typ="safe", pure=True).load(text)
+            self.values: Any = yamlfile.load(text, "safe")
             self._root: Node | None = YAML(typ="rt", pure=True).compose(text)
         except DuplicateKeyError as error:
             mark = error.problem_mark
@@ -46,10 +42,8 @@ class Document:
             place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
             problem = str(error.problem or error.context or "it cannot be parsed").splitlines()[0]
             raise UserError(f"{place}: this is not valid YAML: {problem}") from None
-        except (YAMLError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}: this is not valid YAML: {(str(error) or type(error).__name__).splitlines()[0]}"
-            ) from None
+        except yamlfile.UNREADABLE as error:
+            raise UserError(f"{path}: this is not valid YAML: {first_line(error)}") from None
         if not isinstance(self.values, dict):
             raise UserError(f"{path}: a study file is a mapping of keys such as rows and seeds, but this is not one")
 
@@ -81,6 +75,6 @@ def parse_value(text: str) -> Any:
         UserError: not valid YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError):
+        return yamlfile.load(text, "safe")
+    except yamlfile.UNREADABLE:
         raise UserError(f"{text[:100]!r} is not a valid YAML value") from None

@@ -197,8 +197,14 @@ def test_a_model_without_named_weights_says_which_have_them() -> None:
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the weights 'imagnet' cannot be read \(No such file or directory\); give im"):
         with_weights_hash(tiny_config(model="resnet18", weights="imagnet"))
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); give the path of a state dict"):
+    with pytest.raises(UserError, match=r"cannot be read \(it is no regular file\); give the path of a state dict"):
         with_weights_hash(tiny_config(weights=str(tmp_path)))
+
+
+@pytest.mark.parametrize("weights", ["/dev/zero", "a\0b", "~nobody-of-this-name/w.pt"])
+def test_weights_that_no_file_can_be_are_told(weights: str) -> None:
+    with pytest.raises(UserError, match=r"the weights .* cannot be read"):
+        with_weights_hash(tiny_config(weights=weights))
 
 
 def test_weights_that_changed_since_planning_are_refused(file: Path) -> None:

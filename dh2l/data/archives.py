@@ -1,18 +1,32 @@
 """Official archives: downloaded, and unpacked where their files must be read one by one."""
 
+import math
 import os
 import re
+import struct
 import tarfile
 import time
 import zlib
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from dh2l.data.sources import Report
-from dh2l.errors import DataError
+from dh2l.errors import DataError, first_line
 
 REPORT_SECONDS = 3.0
 """Time between two lines on the progress of something long."""
+_LARGEST_UNPACKED = 100_000_000  # an image; the largest official one has less than a million bytes
+_LARGEST_HEAD = 1_000_000
+_LENGTHENING = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+                tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+_LATEST = 2**32  # of a time that every file system takes
+_UNREADABLE = (
+    *(OSError, EOFError, tarfile.TarError, zlib.error, struct.error),
+    *(ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RecursionError),
+)
+"""What reading an archive meets where it is damaged, or made to do harm."""
 
 
 def download(name: str, url: str, md5: str, archive: Path, layouts: str, report: Report) -> Path:
@@ -52,25 +66,66 @@ def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], report: Report)
         DataError: the archive is damaged, or the folder cannot be written.
     """
     report(f"unpacking {archive}")
-    n, said = 0, time.monotonic()
+    said = time.monotonic()
+    for n, member in enumerate(members(archive, wanted, _LARGEST_UNPACKED), start=1):
+        _keep(folder / member.name, member.content, member.mtime)
+        if time.monotonic() - said >= REPORT_SECONDS:
+            report(f"unpacked {n:,} files")
+            said = time.monotonic()
+
+
+class Member(NamedTuple):
+    """A file in an archive, in memory."""
+
+    name: str
+    content: bytes
+    mtime: float
+
+
+def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Member]:
+    """The files of a .tar.gz archive whose whole name matches `wanted`; no link, no device, none that leads elsewhere.
+
+    Args:
+        archive: the archive.
+        wanted: names, from the archive's top.
+        largest: bytes that one of them may have.
+
+    Raises:
+        DataError: the archive is damaged, or says of a file that it is larger.
+    """
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                if not wanted.fullmatch(member.name) or ".." in member.name.split("/"):
+        with tarfile.open(archive, "r:gz", tarinfo=_Head) as tar:
+            for head in tar:
+                if not head.isfile() or not wanted.fullmatch(head.name) or {"", ".", ".."} & {*head.name.split("/")}:
                     continue
-                stream = tar.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    _keep(folder / member.name, stream.read(), member.mtime)
-                    n += 1
-                if time.monotonic() - said >= REPORT_SECONDS:
-                    report(f"unpacked {n:,} files")
-                    said = time.monotonic()
+                if head.size > largest:
+                    raise DataError(
+                        f"{archive} says that {head.name} has {head.size:,} bytes, but a file in it has {largest:,} at "
+                        f"most; download {archive.name} again"
+                    )
+                stream = tar.extractfile(head)
+                assert stream is not None  # noqa: S101 it is a file
+                content = stream.read()
+                if len(content) < head.size:
+                    raise EOFError(f"it ends within {head.name}")
+                yield Member(head.name, content, head.mtime)
     except DataError:
         raise
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(
-            f"{archive} cannot be read as a .tar.gz archive ({error}); download {archive.name} again"
+            f"{archive} cannot be read as a .tar.gz archive ({first_line(error)}); download {archive.name} again"
         ) from error
+
+
+class _Head(tarfile.TarInfo):
+    """What stands before a file. What only lengthens it, which is read as a whole, must be of a sane size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        head = super().frombuf(buf, encoding, errors)
+        if head.size < 0 or (head.type in _LENGTHENING and head.size > _LARGEST_HEAD):
+            raise tarfile.HeaderError(f"a header of {head.size:,} bytes")
+        return head
 
 
 def _keep(file: Path, content: bytes, mtime: float) -> None:
@@ -79,6 +134,7 @@ def _keep(file: Path, content: bytes, mtime: float) -> None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        os.utime(file, (mtime, mtime))
+        if math.isfinite(mtime) and 0 <= mtime < _LATEST:
+            os.utime(file, (mtime, mtime))
     except OSError as error:
         raise DataError(f"{file} cannot be written ({error.strerror})") from error

@@ -2,6 +2,10 @@
 
 import csv
 import re
+import shlex
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -11,7 +15,7 @@ from typing import Any
 from dh2l.data.cub import part_of
 from dh2l.data.folders import list_folders
 from dh2l.data.sources import ImageFiles, Report
-from dh2l.errors import DataError, unknown_name
+from dh2l.errors import DataError, first_line, unknown_name
 
 N_CLASSES, N_GROUPS, N_TRAIN, N_TEST = 196, 9, 8_144, 8_041
 LABELS = "cars_test_annos_withlabels.mat"
@@ -26,6 +30,13 @@ _TYPES = {
     "SUV": "SUV", "Sedan": "Sedan", "Van": "Van", "Wagon": "Wagon",
 }  # fmt: skip
 _SLASHED = "Ram C/V Cargo Van Minivan 2012"  # the one name that cannot be a folder's
+
+_LARGEST = 20_000_000  # bytes of a list of labels; the official ones have some hundred thousand
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
+    *(RuntimeError, AssertionError, UnboundLocalError, struct.error, zlib.error),
+)
+"""What SciPy meets in what is no MATLAB file. It makes arrays of what it reads, and runs nothing."""
 
 Groups = dict[str, list[Path]]
 
@@ -120,7 +131,7 @@ def _official(source: Path, folders: list[Path], meta: Path) -> tuple[Groups, Gr
         raise DataError(
             f"the labels of the test images are missing below {source}: the devkit's cars_test_annos.mat has none. "
             f"They come in a file of their own, {LABELS}, which was published beside the devkit; put it into "
-            f"{meta.parent} and type: dh2l-study data prepare cars --from {source}"
+            f"{meta.parent} and type: dh2l-study data prepare cars --from {shlex.quote(str(source))}"
         )
     parts = []
     for part, annotations in (("train", meta.parent / "cars_train_annos.mat"), ("test", labels)):
@@ -129,7 +140,7 @@ def _official(source: Path, folders: list[Path], meta: Path) -> tuple[Groups, Gr
         for row in _matlab(annotations, "annotations"):
             try:
                 label, file = int(row["class"]), str(row["fname"])
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, LookupError, ArithmeticError) as error:
                 raise DataError(f"{annotations} has no class or fname for each image; get it again") from error
             if not 1 <= label <= len(names):
                 raise DataError(f"{annotations} gives {file} the class {label}, but {meta} has {len(names)}")
@@ -152,9 +163,15 @@ def _matlab(file: Path, variable: str) -> Any:
     """A vector in a MATLAB file."""
     import numpy as np
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    from scipy.io.matlab import MatReadError, MatReadWarning
 
     try:
-        return np.atleast_1d(loadmat(file, squeeze_me=True, variable_names=[variable])[variable])
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
-        raise DataError(f"{file} is missing or no MATLAB file with {variable} ({error}); get it again") from error
+        if (size := file.stat().st_size) > _LARGEST:
+            raise ValueError(f"it has {size:,} bytes, more than {_LARGEST:,}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", MatReadWarning)
+            return np.atleast_1d(loadmat(file, squeeze_me=True, variable_names=[variable])[variable])
+    except (MatReadError, MatReadWarning, *_UNREADABLE) as error:
+        raise DataError(
+            f"{file} is missing or no MATLAB file with {variable} ({first_line(error)}); get it again"
+        ) from error

@@ -1,18 +1,16 @@
 """Reader of CIFAR-10 and CIFAR-100: torchvision's files, their archive, or image folders."""
 
 import hashlib
-import pickle
-import tarfile
-import warnings
-import zlib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dh2l.data.archives import download
+from dh2l.data.archives import download, members
 from dh2l.data.folders import read_folders
+from dh2l.data.pickled import unpickled
 from dh2l.data.sources import Images, Labels, Pixels, Report
 from dh2l.errors import DataError
 from dh2l.tree import ClassTree
@@ -119,10 +117,7 @@ def _read(name: str, files: Path) -> Images:
             raise DataError(
                 f"the file {file} in {files} is not the official one (other MD5 checksum); download it again"
             )
-        with warnings.catch_warnings():
-            # The files are older than NumPy 2.4, which warns of how they spell a dtype.
-            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-            opened[file] = pickle.loads(contents.pop(file), encoding="latin1")  # noqa: S301  verified above
+        opened[file] = unpickled(contents.pop(file), f"{file} in {files}")
     meta = opened[table.meta["filename"]]
     train = [opened[file] for file, _ in table.train_list]
     test = [opened[file] for file, _ in table.test_list]
@@ -172,17 +167,8 @@ def _foldered(folder: Path, table: Any) -> dict[str, bytes]:
 def _archived(archive: Path, table: Any) -> dict[str, bytes]:
     """The named members' bytes; nothing is extracted, so no path of the archive is ever written."""
     wanted = {f"{table.base_folder}/{file}": file for file in _sums(table)}
-    contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                stream = tar.extractfile(member) if member.isfile() and member.name in wanted else None
-                if stream is not None and member.size <= _LARGEST_MEMBER:
-                    contents[wanted[member.name]] = stream.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(
-            f"{archive} cannot be read as a .tar.gz archive ({error}); download {table.filename} again"
-        ) from error
+    names = re.compile("|".join(map(re.escape, wanted)))
+    contents = {wanted[member.name]: member.content for member in members(archive, names, _LARGEST_MEMBER)}
     for member_name, file in wanted.items():
         if file not in contents:
             raise DataError(f"{archive} has no usable member {member_name}; download {table.filename} again")

@@ -15,6 +15,7 @@ N_CLASSES, N_GROUPS, N_TRAIN, N_TEST = 200, 70, 5_994, 5_794
 
 _LISTS = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
 _WANTED = re.compile(rf"{FOLDER}/(images/[^/]+/[^/]+|{'|'.join(map(re.escape, _LISTS))})")
+_IMAGE = re.compile(r"[^/\0]+/[^/\0]+")
 _LAYOUTS = f"the official archive {FOLDER}.tgz, the folder that it unpacks to, or the folder that holds either"
 
 
@@ -46,6 +47,10 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
     train: dict[str, list[Path]] = {number: [] for number in classes}
     test: dict[str, list[Path]] = {number: [] for number in classes}
     for image, file in files.items():
+        if not _IMAGE.fullmatch(file) or ".." in file.split("/"):
+            raise DataError(
+                f"images.txt in {folder} names {file!r}, but an image is CLASS/FILE; unpack {FOLDER}.tgz again"
+            )
         if labels[image] not in classes or in_training[image] not in ("0", "1"):
             raise DataError(
                 f"the image {image} in {folder} has the class {labels[image]!r} and the split {in_training[image]!r}, "

@@ -54,7 +54,11 @@ def opened(path: Path) -> "Iterator[Image.Image]":
         TypeError,
         LookupError,
         EOFError,
-        OverflowError,
+        ArithmeticError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+        MemoryError,
         struct.error,
         zlib.error,
     ) as error:

@@ -1,5 +1,6 @@
 """Reader of image folders: `train|test/<super-class>/<class>/<image>`, to any depth."""
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
                             else ""
                         )
                     )
-        x: Pixels = np.empty((len(files), height, width, 1 if mode == "L" else 3), dtype=np.uint8)
+        x = _room((len(files), height, width, 1 if mode == "L" else 3))
         ends = np.cumsum([len(group) for group in groups])
         parts = np.split(x, ends[:-1])
         damaged = pool.map(lambda group, part: _decode(group, mode, size is not None, part), groups, parts)
@@ -93,6 +94,17 @@ def _groups(source: Path) -> tuple[tuple[ClassPath, ...], tuple[tuple[Path, ...]
             )
     paths = tuple(sorted(train))
     return paths, tuple(tuple(files[path]) for files in (train, test) for path in paths)
+
+
+def _room(shape: tuple[int, ...]) -> Pixels:
+    """An array for all images."""
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise DataError(
+            f"{shape[0]:,} images of {shape[2]}×{shape[1]} pixels need {math.prod(shape) / 1e9:,.0f} GB of memory, "
+            "which is not there; make them smaller by --size"
+        ) from error
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> Labels:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dh2l import npz
 from dh2l.data.archives import REPORT_SECONDS
 from dh2l.data.decode import N_THREADS, converted, each, opened, pixels_limited, refuse
 from dh2l.data.sources import Pixels, Report
@@ -97,13 +98,13 @@ class _Part:
         try:
             sizes, _ = self.read_summary()
             return len(sizes) == len(self.files) and self.pixels.stat().st_size == 3 * int(sizes.prod(axis=1).sum())
-        except (OSError, ValueError, KeyError):
+        except npz.UNREADABLE:
             return False
 
     def read_summary(self) -> tuple[npt.NDArray[np.int64], Histogram]:
         """Height and width of each image, and the histogram of all."""
-        with np.load(self.summary, allow_pickle=False) as summary:
-            return summary["sizes"], summary["histogram"]
+        summary = npz.read(self.summary)
+        return summary["sizes"].astype(np.int64), summary["histogram"].astype(np.int64)
 
     def images(self) -> list[Pixels]:
         """The images, mapped."""
@@ -119,7 +120,7 @@ class _Part:
 def _stamp(file: Path) -> tuple[int, int]:
     try:
         status = file.stat()
-    except OSError:  # opening it will say why
+    except (OSError, ValueError):  # opening it will say why
         return 0, 0
     return status.st_size, status.st_mtime_ns
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from dh2l import npz
 from dh2l.data.manifest import MANIFEST, VERSION, Manifest, array_hash, data_hash, file_hash
 from dh2l.data.registry import DATA_SETS, NAME, check_name
 from dh2l.data.sources import Labels, Pixels
-from dh2l.errors import DataError
+from dh2l.errors import DataError, first_line
 from dh2l.tree import ClassTree
 
 _FOLDER = re.compile(rf"(?P<name>{NAME})|\.(?P<aside>{NAME})\.old")
@@ -83,8 +84,8 @@ def read_manifest(name: str, root: Path) -> Manifest:
         raise DataError(f"{path} cannot be read ({error}); {_again(name)}") from error
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged: it is not JSON ({error}); {_again(name)}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: it is not JSON ({first_line(error)}); {_again(name)}") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != VERSION:
         raise DataError(f"{path} has version {version!r}, but this program reads {VERSION}; {_again(name)}")
@@ -192,7 +193,7 @@ def _open(manifest: Manifest, folder: Path) -> PreparedData:
         try:
             # Copy on write: pages stay shared, and torch.from_numpy does not warn of a read-only array.
             mapped = np.lib.format.open_memmap(path, mode="c")
-        except (OSError, ValueError) as error:
+        except npz.UNREADABLE as error:
             raise DataError(f"{path} is no array file of NumPy's ({error}); {again}") from error
         if mapped.dtype != dtype or mapped.shape != shape or not mapped.flags.c_contiguous:
             raise DataError(

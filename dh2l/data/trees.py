@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
-from dh2l.errors import UserError, unknown_name
+from dh2l import yamlfile
+from dh2l.errors import UserError, first_line, unknown_name
 from dh2l.tree import ClassTree
 
 _NAMED = 10
@@ -42,7 +42,7 @@ def read_tree(name: str | Path, classes: tuple[ClassPath, ...]) -> ClassTree:
     """
     shipped = shipped_trees()
     file = shipped.get(str(name), Path(name))
-    if not file.is_file():
+    if not yamlfile.is_file(file):
         raise UserError(f"{unknown_name('class tree', name, shipped)}; or give the path of a YAML file")
     found = list(_leaves(_load(file), (), file))
     names = _names(classes)
@@ -91,19 +91,17 @@ def _place(path: ClassPath) -> str:
 
 def _load(file: Path) -> object:
     """The file's mappings and lists; every scalar is a string, as class names such as `7` and `no` are."""
+    text = yamlfile.read_text(file, "a class tree")
     try:
-        return YAML(typ="base", pure=True).load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not a text file in UTF-8, so it cannot be a class tree") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+        return yamlfile.load(text, "base")
+    except yamlfile.UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         if isinstance(error, DuplicateKeyError):
             raise UserError(f"{place}: a group stands twice in the same mapping; keep one") from None
-        problem = (error.problem if isinstance(error, MarkedYAMLError) else None) or str(error) or type(error).__name__
-        raise UserError(f"{place}: this is not valid YAML: {str(problem).splitlines()[0]}") from None
+        problem = error.problem if isinstance(error, MarkedYAMLError) else None
+        said = str(problem).splitlines()[0] if problem else first_line(error)
+        raise UserError(f"{place}: this is not valid YAML: {said}") from None
 
 
 def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:

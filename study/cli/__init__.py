@@ -1,5 +1,6 @@
 """The command line: `dh2l-study`. Heavy libraries are imported by the commands that need them."""
 
+import io
 import os
 import sys
 
@@ -37,6 +38,9 @@ app.add_typer(view.app, name="mlflow")
 
 def main() -> None:
     """Run a command. A user's mistake becomes a sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that cannot have λ or ± gets ? for it
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except UserError as error:

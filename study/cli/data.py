@@ -44,7 +44,7 @@ def prepare_data(
     manifest = prepare(
         name, data, source=source, size=size, shorter_side=shorter_side, crop=crop, flip=flip,
         crop_padding=crop_padding,
-        report=lambda line: out.print(line),
+        report=lambda line: out.print(line, markup=False),
     )  # fmt: skip
     out.print(_describe(manifest))
 

@@ -146,12 +146,11 @@ def status(
     out.print(f"{now.plan.name}: {counts(now)} of {len(now.states)} trials")
     for i, claim in running.items():
         accuracy = "" if claim.validation_accuracy is None else f", validation {100 * claim.validation_accuracy:.2f}%"
-        out.print(
-            f"  running {i}: epoch {claim.epoch}/{claim.epochs}{accuracy} (process {claim.pid} on {claim.host})",
-        )
+        owner = f"process {claim.pid} on {escape(claim.host)}"
+        out.print(f"  running {i}: epoch {claim.epoch}/{claim.epochs}{accuracy} ({owner})")
     for i, failure in failures.items():
         out.print(
-            f"  {now.states[i]} {i}: {failure.kind}: {escape(failure.message)}",
+            f"  {now.states[i]} {i}: {escape(f'{failure.kind}: {failure.message}')}",
         )
 
 
@@ -212,7 +211,7 @@ def export(
         write_atomically(output, content)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror})") from None
-    out.print(f"{output}: {len(content)} bytes")
+    out.print(f"{output}: {len(content)} bytes", markup=False)
 
 
 def schema(plugin: PluginOption = None) -> None:

@@ -183,7 +183,8 @@ def trial(
         outcome = f"{styled(record.state)}: {escape(reason)}"
     else:
         outcome = f"{styled(record.state)}: test {100 * record.last.test_accuracy:.2f}%"
-    out.print(f"{outcome}\nrecord: {now.found.paths.get(config.identity, places.trials / f'{config.identity}.json')}")
+    path = now.found.paths.get(config.identity, places.trials / f"{config.identity}.json")
+    out.print(f"{outcome}\nrecord: {escape(str(path))}")
     if record.last is None:
         raise typer.Exit(SOME_FAILED)
 
@@ -222,10 +223,8 @@ def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: s
         f"table:   {files['markdown']} and {files['csv'].name}",
     ]
     if problem:
-        lines.append(
-            f"MLflow:  not complete ({escape(problem)}); later: {program} mlflow sync {now.plan.file.document.path}"
-        )
+        lines.append(f"MLflow:  not complete ({problem}); later: {program} mlflow sync {now.plan.file.document.path}")
     elif tracked:
         lines.append(f"MLflow:  {places.store_name}; to open its UI: {program} ui")
     for line in lines:
-        out.print(line)
+        out.print(line, markup=False)

@@ -53,7 +53,7 @@ def ui(
     address = f"http://127.0.0.1:{port}"
     out.print(f"MLflow UI: {address} (up in about half a minute; Ctrl-C ends it)")
     for name, link in view_links(places).items():
-        out.print(f"  {name}: {address}{link}")
+        out.print(f"  {name}: {address}{link}", markup=False)
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     words = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1".split()
     stores = ["--backend-store-uri", places.tracking_uri, "--artifacts-destination", str(places.mlflow / "artifacts")]
@@ -81,4 +81,5 @@ def mlflow_sync(
     sync_study(now, places)
     if report:
         write_report(now, places, track=True)
-    out.print(f"{now.plan.name}: {len(now.found.records)} records, {len(now.plan.cells)} cells; {places.store_name}")
+    line = f"{now.plan.name}: {len(now.found.records)} records, {len(now.plan.cells)} cells; {places.store_name}"
+    out.print(line, markup=False)

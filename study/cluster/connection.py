@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from dh2l.errors import UserError
 from dh2l.plugins import Plugin
@@ -32,7 +33,10 @@ class Resources:
 
 @contextmanager
 def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
-    """A connection to a cluster, or a Ray of our own that ends with us.
+    """A connection to a cluster, or a Ray of our own that ends with us, and that only this machine can reach.
+
+    Ray listens on every interface but where it is told that no other machine may join, as it is by default on
+    Windows and macOS: then on 127.0.0.1 alone.
 
     Args:
         address: of a running cluster; None starts Ray on this machine.
@@ -46,6 +50,8 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
     where = address or "local"
     words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
     _require_listening(where, patience_s)
+    joins = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = joins and where != "local"
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -54,6 +60,8 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
         raise UserError(
             f"the Ray cluster at {where} cannot be reached: {reason}{token if address else ''}"
         ) from None
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = joins
     try:
         yield
     finally:
