@@ -1,5 +1,6 @@
 """From 10,000 records to a table: `table`, whole process, against json.loads and a pandas groupby."""
 
+import os
 import random
 import statistics
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ def _file_records(plan: Plan, places: Places) -> None:
             target = RecordStore(places.trials).path(identity)
             if not target.exists():
                 staging.write(_record(config))
-                staging.path(identity).rename(target)
+                os.rename(str(staging.path(identity)), str(target))
 
 
 def _record(config: TrainConfig) -> Record:

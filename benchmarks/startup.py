@@ -78,7 +78,8 @@ def measure(quick: bool) -> Measured:
 
 def _looks(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds of the commands that only look, and of the imports that they go without."""
-    folder.mkdir()
+    tmp = folder / "tmp"
+    tmp.mkdir(parents=True)
     where = ["--results", folder / "results", "--data", folder / "data"]
     python(folder, "-m", "study", "data", "prepare", "digits", "--data", folder / "data")
     ways: dict[str, Callable[[], object]] = {IMPORTS: partial(python, folder, "-c", IMPORTS)}
@@ -90,11 +91,12 @@ def _looks(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
     """Run the quickstart as a first user does; returns when it was started, and its phases in order."""
-    folder.mkdir()
+    tmp = folder / "tmp"
+    tmp.mkdir(parents=True)
     places = Places.of(folder / "results", folder / "data")
     words = ["study", "run", "quickstart", *more, "--results", str(places.results), "--data", str(places.data)]
     looked, ended = dict[str, float](), threading.Event()
-    watch = threading.Thread(target=_watch, args=(places, looked, ended))
+    watch = threading.Thread(target=_watch, args=(places, tmp, looked, ended))
     said: list[tuple[float, str]] = []
     started = time.time()
     with subprocess.Popen(  # noqa: S603 our own words
@@ -103,7 +105,7 @@ def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env=environment(),
+        env=environment() | {"TMPDIR": str(tmp)},
     ) as process:
         watch.start()
         try:
@@ -129,25 +131,25 @@ def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
     return started, [
         Phase("process, imports, study file", looked["data"], "the data folder appears"),
         Phase("data prepared and verified, plan", line("quickstart"), "the line that counts the trials"),
-        Phase("Ray imported and started", looked["scratch"], "Tune writes into its folder under results/ray"),
+        Phase("Ray imported and started", looked["scratch"], "Tune writes into its scratch folder"),
         Phase("workers started, torch imported there", claim, "the first claim under results/running"),
         Phase("network built", first_step, "the least `time` − `seconds` of a first epoch"),
         Phase("first epoch", min(end for end, _ in first_epochs), "the least `time` of a first epoch"),
         Phase("the rest of the training", last_record, "the latest change of a record's file"),
-        Phase("Tune and Ray stopped", gone, "the folder under results/ray is gone"),
+        Phase("Tune and Ray stopped", gone, "the scratch folder is gone"),
         Phase("table", line("# "), "the table's title is printed"),
         Phase("MLflow view completed", line("records:"), "the line `records: ...`"),
         Phase("process ended", exited, "the process is gone"),
     ]
 
 
-def _watch(places: Places, looked: dict[str, float], ended: threading.Event) -> None:
+def _watch(places: Places, tmp: Path, looked: dict[str, float], ended: threading.Event) -> None:
     """Note when things first appear in a run's folders."""
     signs: dict[str, Callable[[], bool]] = {
         "data": places.data.exists,
-        "scratch": lambda: any(places.ray.glob("*/*")),
+        "scratch": lambda: any(tmp.glob("dh2l-study-*/*")),
         "claim": lambda: any(places.claims.glob("*.json")),
-        "gone": lambda: "scratch" in looked and not any(places.ray.iterdir()),
+        "gone": lambda: "scratch" in looked and not any(tmp.glob("dh2l-study-*")),
     }
     while not ended.wait(LOOK_S):
         for name, sign in signs.items():

@@ -3,9 +3,9 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dh2l import checkpoint
+from dh2l.atomic import AnyPath
 from dh2l.batches import Normalise, TrainBatches, make_splits
 from dh2l.compiled import Compiled
 from dh2l.config import TrainConfig
@@ -71,7 +72,7 @@ def train(
     *,
     device: str | None = None,
     threads: int | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: AnyPath | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     circumstances: dict[str, Any] | None = None,
 ) -> Generator[EpochResult, None, TrainResult]:
@@ -101,15 +102,28 @@ def train(
         run = Training(config, data, where)
         if checkpoints and (state := checkpoint.load(checkpoints, config.identity)):
             run.restore(state)
-        saved = time.monotonic()
+        saved, saved_epoch = time.monotonic(), run.epochs_done
         run.start_attempt(circumstances or {})
         for epoch in range(run.epochs_done + 1, config.epochs + 1):
             result = run.epoch(epoch)
             if checkpoints and (epoch == config.epochs or time.monotonic() - saved >= checkpoint_seconds):
-                checkpoint.save(checkpoints, run.state())
-                saved = time.monotonic()
-            yield result
+                saved, saved_epoch = _save(checkpoints, run), epoch
+            try:
+                yield result
+            except GeneratorExit:
+                if checkpoints and saved_epoch != epoch:  # who stops here may want to go on here
+                    _save(checkpoints, run)
+                raise
         return run.result()
+
+
+def _save(folder: AnyPath, run: "Training") -> float:
+    """Save a checkpoint; returns when. One that cannot be saved costs no trial: a later one may be."""
+    try:
+        checkpoint.save(folder, run.state())
+    except OSError as error:
+        warnings.warn(f"no checkpoint is saved in {folder} ({error.strerror}); training goes on", stacklevel=2)
+    return time.monotonic()
 
 
 class Training:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dh2l.atomic import AnyPath
+
 Of = Literal["cells", "trials", "epochs"]
 """What a row of a frame is."""
 Format = Literal["md", "latex", "csv", "html", "json", "parquet"]
@@ -25,7 +27,7 @@ def frame(
     of: Of = "cells",
     *,
     overrides: Sequence[str] = (),
-    results: str | Path = "results",
+    results: str | AnyPath = "results",
     data: str | Path = "data",
     plugins: Sequence[str | Path] = (),
 ) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def frame(
         of: what a row is: one of the `cells`, `trials` or `epochs`. The columns are those of
             `study.frames.cell_frame`, `trial_frame` and `epoch_frame`.
         overrides: changes of the study's values, each ``key=value`` as after ``--set``.
-        results: folder of records and tables.
+        results: folder of records and tables, or the URL of a place in an object store.
         data: folder of prepared data sets.
         plugins: users' code that the study needs, files or modules.
 
@@ -44,7 +46,6 @@ def frame(
         UserError: a mistake in the study; data that are not prepared; an `of` that is none of the three.
     """
     import warnings
-    from pathlib import Path
 
     from dh2l import plugins as users
     from dh2l.errors import UserError, unknown_name
@@ -60,5 +61,5 @@ def frame(
     def say(sentence: str) -> None:
         warnings.warn(sentence, stacklevel=4)
 
-    places = Places.of(Path(results), Path(data))
+    places = Places.of(results, data)
     return FRAMES[of](open_study(str(study), list(overrides), places, note=lambda _: None, warn=say))

@@ -1,25 +1,35 @@
-"""A claim marks a trial in training: who trains it, and how far it is. One trial, one claim."""
+"""A claim marks a trial in training: who trains it, and how far it is. One trial, one claim.
 
+A claim is a file that only one process can create. Whoever takes a dead one over creates the next in its trial's row
+(``<identity>.json``, ``<identity>.1.json``, …), which again only one process can, so no lock is needed, on no file
+system. In an object store there are no claims: there `--shard` divides the trials.
+"""
+
+import glob
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psutil
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-BEAT_S = 60.0
+from dh2l.atomic import AnyPath, create_atomically, write_atomically
+
+BEAT_S = 10.0
 """Seconds between two signs of life of a claim."""
-SILENT_S = 15 * BEAT_S
-"""A claim from another host that gave no sign of life for this long is dead."""
-CLOCK_STEP_S = 5.0
-"""By how much a process's birth may seem to move when the clock is set."""
+STILL_S = 90.0
+"""A claim of another machine whose counter stands still for this long, by the reader's clock, is dead."""
+BIRTH_S = 2.0
+"""By how much a process's birth may seem to move: the kernel rounds."""
+_NUMBER = re.compile(r"\.(\d+)$")
 
 
 class Claim(BaseModel):
@@ -28,16 +38,28 @@ class Claim(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     host: str
+    """The machine's name, for people."""
+    machine: str
+    """What tells this running system and its process ids from every other."""
     pid: int
     born: float
-    """When the process started: a process id alone may be another's by now."""
+    """When the process started, in seconds after the machine did: a process id alone may be another's by now."""
     token: str
     """Tells this claim from every other."""
+    beats: int = 0
+    """Counts signs of life: no clock is compared with another machine's."""
+    retries: int = 0
+    """How many processes have died that trained the trial before."""
     epoch: int = 0
     epochs: int = 0
     validation_accuracy: float | None = None
     config: dict[str, Any] = {}
     """The trial's config: a claim that outlives its owner says what was begun."""
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process made it."""
+        return (self.machine, self.pid) == (this_machine(), os.getpid())
 
 
 class ClaimedElsewhere(Exception):
@@ -45,44 +67,33 @@ class ClaimedElsewhere(Exception):
 
 
 class Claims:
-    """The claims below one folder."""
+    """The claims below one folder. Of other machines' it remembers when it first saw their counter as it is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, identity: str) -> Path:
-        """A trial's claim."""
-        return self.folder / f"{identity}.json"
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = folder if isinstance(folder, Path) else None
+        self._seen: dict[str, tuple[int, float]] = {}
 
     def read(self, identity: str) -> Claim | None:
         """A trial's claim, dead or alive; None where there is none."""
-        try:
-            return Claim.model_validate_json(self.path(identity).read_bytes())
-        except (OSError, ValidationError):
-            return None
+        return next((claim for _, claim in reversed(self._row(identity)) if claim is not None), None)
 
     def everyone(self) -> dict[str, Claim]:
         """All claims, dead or alive, by the identity of their trial."""
-        claims = {path.stem: self.read(path.stem) for path in sorted(self.folder.glob("*.json"))}
+        if self.folder is None:
+            return {}
+        identities = {_NUMBER.sub("", path.stem) for path in self.folder.glob("*.json")}
+        claims = {identity: self.read(identity) for identity in sorted(identities)}
         return {identity: claim for identity, claim in claims.items() if claim is not None}
 
     def alive(self, identity: str) -> Claim | None:
-        """A trial's claim if its owner still lives."""
-        claim = self.read(identity)
-        if claim is None:
-            return None
-        if claim.host == socket.gethostname():
-            try:
-                owner = psutil.Process(claim.pid)
-                same = abs(owner.create_time() - claim.born) < CLOCK_STEP_S
-                return claim if same and owner.status() != psutil.STATUS_ZOMBIE else None
-            except (psutil.NoSuchProcess, ValueError):  # ended, or a number that no process can have
-                return None
-        try:
-            age = time.time() - self.path(identity).stat().st_mtime
-        except OSError:
-            return None
-        return claim if age < SILENT_S else None
+        """A trial's claim if its owner still lives, as far as can be seen from here."""
+        lives = (claim for _, claim in self._row(identity) if claim is not None and self._lives(claim))
+        return next(lives, None)
+
+    def elsewhere(self, identity: str) -> bool:
+        """Whether another live process trains the trial."""
+        claim = self.alive(identity)
+        return claim is not None and not claim.mine
 
     @contextmanager
     def hold(self, identity: str, epochs: int, config: dict[str, Any] | None = None) -> Iterator["Holder"]:
@@ -91,55 +102,146 @@ class Claims:
         Raises:
             ClaimedElsewhere: another live process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path, process = self.path(identity), psutil.Process()
         claim = Claim(
             host=socket.gethostname(),
-            pid=process.pid,
-            born=process.create_time(),
+            machine=this_machine(),
+            pid=os.getpid(),
+            born=_born(psutil.Process()),
             token=uuid4().hex,
             epochs=epochs,
             config=config or {},
         )
-        with FileLock(self.folder / ".lock"):
-            owner = self.alive(identity)
-            if owner is not None and (owner.host, owner.pid) != (claim.host, claim.pid):
-                raise ClaimedElsewhere(f"{identity} is being trained by process {owner.pid} on {owner.host}")
-            holder = Holder(path, claim)
-        stop = threading.Event()
-        beat = threading.Thread(target=holder.beat, args=(stop,), name="claim", daemon=True)
-        beat.start()
-        try:
+        with Holder(*self._take(identity, claim)) as holder:
             yield holder
-        finally:
-            stop.set()
-            beat.join()
-            with FileLock(self.folder / ".lock"):
-                now = self.read(identity)
-                if now is not None and now.token == claim.token:
-                    path.unlink(missing_ok=True)
+
+    def _take(self, identity: str, claim: Claim) -> tuple[Path | None, Claim]:
+        """Create the claim's file; None where claims are not kept."""
+        if self.folder is None:
+            return None, claim
+        while True:
+            row = self._row(identity)
+            self._refuse(identity, row)
+            died = [dead.retries + 1 for _, dead in row if dead is not None]
+            claim = claim.model_copy(update={"retries": max(died, default=0)})
+            path = self.folder / (f"{identity}.{_number(row[-1][0]) + 1}.json" if row else f"{identity}.json")
+            if create_atomically(path, claim.model_dump_json().encode(), durable=False):
+                break
+        try:  # who saw an empty row while another took a dead claim over finds that one now
+            self._refuse(identity, [entry for entry in self._row(identity) if entry[0] != path])
+        except ClaimedElsewhere:
+            path.unlink(missing_ok=True)
+            raise
+        for dead, _ in row:
+            dead.unlink(missing_ok=True)
+        return path, claim
+
+    def _refuse(self, identity: str, row: list[tuple[Path, Claim | None]]) -> None:
+        for _, claim in row:
+            if claim is not None and not claim.mine and self._lives(claim):
+                raise ClaimedElsewhere(f"{identity} is being trained by process {claim.pid} on {claim.host}")
+
+    def _row(self, identity: str) -> list[tuple[Path, Claim | None]]:
+        """The files of a trial's claims, oldest first; a damaged one is no claim."""
+        if self.folder is None:
+            return []
+        first = self.folder / f"{identity}.json"
+        later = sorted(self.folder.glob(f"{glob.escape(identity)}.*.json"), key=_number)
+        return [(path, _read(path)) for path in [first, *later] if path.exists()]
+
+    def _lives(self, claim: Claim) -> bool:
+        if claim.machine == this_machine():
+            try:
+                owner = psutil.Process(claim.pid)
+                return abs(_born(owner) - claim.born) < BIRTH_S and owner.status() != psutil.STATUS_ZOMBIE
+            except (psutil.NoSuchProcess, ValueError):  # ended, or a number that no process can have
+                return False
+        now = time.monotonic()
+        beats, since = self._seen.get(claim.token, (-1, now))
+        if beats != claim.beats:
+            since = now
+        self._seen[claim.token] = (claim.beats, since)
+        return now - since < STILL_S
 
 
 class Holder:
-    """A claim that is held."""
+    """A claim that is held: gives signs of life from a thread of its own, however long an epoch takes.
 
-    def __init__(self, path: Path, claim: Claim) -> None:
+    Attributes:
+        lost: whether another process has taken it over, which it does if this one stood still for long.
+    """
+
+    def __init__(self, path: Path | None, claim: Claim) -> None:
+        self.lost = False
         self._path, self._claim = path, claim
-        self._write()
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="claim", daemon=True)
+
+    def __enter__(self) -> "Holder":
+        if self._path is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._path is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        if self._still_mine():
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def retries(self) -> int:
+        """How many processes have died that trained the trial before."""
+        return self._claim.retries
 
     def renew(self, epoch: int, validation_accuracy: float | None) -> None:
         """Say how far the trial is."""
-        self._claim = self._claim.model_copy(update={"epoch": epoch, "validation_accuracy": validation_accuracy})
-        with suppress(OSError):  # a full disk must not end a trial that only wanted to say how far it is
-            self._write()
+        self._change(epoch=epoch, validation_accuracy=validation_accuracy)
 
-    def beat(self, stop: threading.Event) -> None:
-        """Give a sign of life now and then, however long an epoch takes, until told to stop."""
-        while not stop.wait(BEAT_S):
-            with suppress(OSError):
-                os.utime(self._path)
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._change()
 
-    def _write(self) -> None:
-        temporary = self._path.with_suffix(f".{self._claim.token}")
-        temporary.write_text(self._claim.model_dump_json(), encoding="utf-8")
-        temporary.replace(self._path)
+    def _change(self, **changes: Any) -> None:
+        if self._path is None or self.lost:
+            return
+        with self._lock, suppress(OSError):  # a full disk must not end a trial that only wanted to say how far it is
+            if self._still_mine():
+                self._claim = self._claim.model_copy(update={"beats": self._claim.beats + 1, **changes})
+                write_atomically(self._path, self._claim.model_dump_json().encode(), durable=False)
+            else:
+                self.lost = True
+
+    def _still_mine(self) -> bool:
+        assert self._path is not None  # noqa: S101 the callers have seen it
+        now = _read(self._path)
+        return now is not None and now.token == self._claim.token
+
+
+@cache
+def this_machine() -> str:
+    """The name of this running system: of containers that share a host name, each has its own process ids."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()]
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _born(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: setting the clock moves both."""
+    machine = psutil.boot_time()
+    return process.create_time() - machine
+
+
+def _read(path: Path) -> Claim | None:
+    try:
+        return Claim.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _number(path: Path) -> int:
+    """The place of a claim's file in its trial's row."""
+    found = _NUMBER.search(path.stem)
+    return int(found[1]) if found else 0

@@ -17,10 +17,12 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from dh2l.atomic import AnyPath
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
-from dh2l.names import MODELS
 from dh2l.plugins import Plugin
+from study.cost import per_pixel
+from study.places import place
 
 WORTH = 1.1
 """Twice the trials must train at least this much faster together, or there is no use in more."""
@@ -87,17 +89,9 @@ def heaviest(configs: list[TrainConfig], image_shape: Callable[[str], tuple[int,
     def weight(config: TrainConfig) -> tuple[float, bool]:
         height, width, _ = image_shape(config.dataset)
         images = min(config.batch_size, config.micro_batch or config.batch_size)
-        return images * height * width * _per_pixel(config.model), config.precision != "bf16"
+        return images * height * width * per_pixel(config.model), config.precision != "bf16"
 
     return max(configs, key=weight)
-
-
-def _per_pixel(name: str) -> float:
-    """Multiplications of a model's forward pass per pixel of an image, roughly; a user's are taken to be resnet50's."""
-    model = MODELS[name]
-    if model.build == MODELS["resnet20"].build:  # a layer of a CIFAR network: 9·16² on all pixels, 9·32² on a quarter
-        return 2304.0 * model.depth
-    return {"resnet18": 1.8e9 / 224**2}.get(name, 4.1e9 / 224**2)
 
 
 def side_by_side(
@@ -109,7 +103,7 @@ def side_by_side(
     threads: int = 1,
     seconds: float = 5.0,
     plugins: Sequence[Plugin] = (),
-    tree: Path = Path(),
+    tree: AnyPath = Path(),
 ) -> Sample:
     """Train n copies of a config at once, each in a process of its own, and measure them together.
 
@@ -204,7 +198,7 @@ def _measure(what: dict[str, Any]) -> None:
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU here")
     with freed_memory_kept(), arithmetic(config, what["threads"]):
-        training = Training(config, data_of(config, Path(what["data"]), Path(what["tree"])), device)
+        training = Training(config, data_of(config, Path(what["data"]), place(what["tree"])), device)
         steps = _steps(training)
         with training.replayed.epoch() if training.replayed else nullcontext():
             for _ in range(WARM_UP + 2 if on_gpu else 1):

@@ -1,12 +1,14 @@
 """Every path the harness reads or writes."""
 
 import os
+import re
+import socket
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from dh2l.atomic import write_atomically
-from dh2l.errors import UserError
+from dh2l.atomic import AnyPath, write_atomically
+from dh2l.errors import UserError, first_line, unknown_name
 from study.redaction import store_name
 
 
@@ -15,55 +17,61 @@ class Places:
     """Where results and prepared data lie.
 
     Attributes:
-        results: the results folder; everything below it is ours.
+        results: the folder of results, or a place in an object store; everything below it is ours.
         data: the folder of prepared data sets.
+        local: where lies what must be in a folder: tables, the MLflow store. It is `results`, where that is a folder.
     """
 
-    results: Path
+    results: AnyPath
     data: Path
+    local: Path
 
     @classmethod
-    def of(cls, results: Path, data: Path) -> "Places":
+    def of(cls, results: AnyPath | str, data: Path | str) -> "Places":
         """Absolute places.
 
+        Args:
+            results: a folder, or the URL of a place in an object store, e.g. ``s3://bucket/results``.
+            data: a folder.
+
         Raises:
-            UserError: an empty path, which would mean the working folder.
+            UserError: an empty path, which would mean the working folder; a URL of no store that can be used.
         """
         for name, path in (("results", results), ("data", data)):
-            if path == Path():
+            if str(path) in ("", "."):
                 raise UserError(f"--{name} is empty; name a folder, or leave it out for ./{name}")
-        return cls(results.absolute(), data.absolute())
+        if isinstance(results, str):
+            results = place(results)
+        if isinstance(results, Path):
+            return cls(results.absolute(), Path(data).absolute(), results.absolute())
+        local = Path("results", re.sub(r"[^A-Za-z0-9._]+", "-", str(results)).strip("-."))
+        return cls(results, Path(data).absolute(), local.absolute())
 
     @property
-    def trials(self) -> Path:
+    def trials(self) -> AnyPath:
         """The records: what is known."""
         return self.results / "trials"
 
     @property
-    def claims(self) -> Path:
+    def claims(self) -> AnyPath:
         """Marks of trials in training."""
         return self.results / "running"
 
     @property
-    def set_aside(self) -> Path:
+    def set_aside(self) -> AnyPath:
         """Records that did not verify, kept for inspection."""
         return self.results / "set-aside"
 
     @property
-    def ray(self) -> Path:
-        """Ray Tune's own scratch, removed after each run."""
-        return self.results / "ray"
-
-    @property
     def mlflow(self) -> Path:
         """The MLflow store's folder."""
-        return self.results / "mlflow"
+        return self.local / "mlflow"
 
-    def manifest(self, dataset: str) -> Path:
+    def manifest(self, dataset: str) -> AnyPath:
         """Copy of a data set's manifest: tables can be made where the images are not."""
         return self.results / "manifests" / f"{_name('data set', dataset)}.json"
 
-    def tree(self, tree_hash: str) -> Path:
+    def tree(self, tree_hash: str) -> AnyPath:
         """A class tree that a study gives a data set, where its trials find it."""
         return self.results / "trees" / f"{_name('class tree', tree_hash)}.json"
 
@@ -77,7 +85,7 @@ class Places:
         owner = Path(note.read_text(encoding="utf-8")) if note.exists() else None
         if owner is not None and owner != file.absolute() and owner.exists():
             raise UserError(
-                f"the name {study} belongs to {owner} in {self.results}; rename {file}, or give another --results"
+                f"the name {study} belongs to {owner} in {self.local}; rename {file}, or give another --results"
             )
         if owner != file.absolute():
             write_atomically(note, str(file.absolute()).encode())
@@ -102,13 +110,13 @@ class Places:
         """The MLflow store for people to read: without user, password or query, which may hold a token."""
         return store_name(self.tracking_uri)
 
-    def checkpoint(self, identity: str) -> Path:
-        """Folder of one trial's checkpoint."""
+    def checkpoint(self, identity: str) -> AnyPath:
+        """Folder of one trial's checkpoints."""
         return self.results / "checkpoints" / _name("trial", identity)
 
     def table(self, study: str) -> Path:
         """Folder of one study's rendered tables."""
-        return self.results / "tables" / _name("study", study)
+        return self.local / "tables" / _name("study", study)
 
     def require_writable(self) -> None:
         """Make the results folder, and refuse one that cannot be written before anything is computed.
@@ -118,15 +126,36 @@ class Places:
         """
         try:
             for folder in (self.trials, self.claims):
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f".probe-{os.getpid()}"
-                probe.touch()
+                probe = folder / f".probe-{socket.gethostname()}-{os.getpid()}"
+                write_atomically(probe, b"")
                 probe.unlink()
         except OSError as error:
             raise UserError(
                 f"the results folder {self.results} cannot be written ({error.strerror}); "
                 "give another with --results, or mend its permissions"
             ) from None
+
+
+def place(text: str) -> AnyPath:
+    """The folder or file that a path names, or the place in an object store that a URL does.
+
+    Raises:
+        UserError: there is no such kind of store, or what reaches it is not installed.
+    """
+    protocol, url, _ = text.partition("://")
+    if not url:
+        return Path(text)
+    from fsspec import available_protocols
+    from upath import UPath
+
+    if protocol not in available_protocols():
+        raise UserError(unknown_name("kind of store", protocol, ["s3", "gs", "az", *available_protocols()]))
+    try:  # without a cache of listings: other machines write there too
+        there: UPath = UPath(text, use_listings_cache=False)
+        there.fs  # noqa: B018 imports what reaches the store
+    except ImportError as error:
+        raise UserError(f"{text}: {first_line(error)}") from None
+    return there
 
 
 def _name(kind: str, name: str) -> str:

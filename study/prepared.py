@@ -4,13 +4,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from dh2l.atomic import AnyPath, read
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData, load
 from dh2l.errors import DataError
 from dh2l.tree import ClassTree
 
 
-def data_of(config: TrainConfig, data: Path, tree: Path) -> PreparedData:
+def data_of(config: TrainConfig, data: Path, tree: AnyPath) -> PreparedData:
     """A bound config's data.
 
     Args:
@@ -24,10 +25,10 @@ def data_of(config: TrainConfig, data: Path, tree: Path) -> PreparedData:
     return found.with_tree(_tree(tree))
 
 
-def _tree(file: Path) -> ClassTree:
+def _tree(file: AnyPath) -> ClassTree:
     """The class tree that a run left beside the records."""
     try:
-        return ClassTree(TypeAdapter(list[list[str]]).validate_json(file.read_bytes()))
+        return ClassTree(TypeAdapter(list[list[str]]).validate_json(read(file)))
     except OSError as error:
         raise DataError(
             f"the class tree {file} cannot be read ({error.strerror}); copy it from where the run was"

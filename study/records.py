@@ -1,22 +1,22 @@
 """What a trial leaves: a small JSON record that verifies itself, beside a compressed file of arrays."""
 
+import glob
 import hashlib
 import io
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dh2l import npz
-from dh2l.atomic import write_atomically
+from dh2l.atomic import AnyPath, create_atomically, files, read, read_all, write_atomically
 from dh2l.errors import UserError, first_line
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 _HEAD = re.compile(rb'\{"checksum": "([0-9a-f]{64})", "record":\n')
 
 
@@ -65,6 +65,8 @@ class Provenance(BaseModel):
     finished: str
     duration_s: float
     """Seconds of training and evaluation over all attempts."""
+    retries: int = 0
+    """How often it was begun again after a process that trained it had died, or it had failed."""
 
 
 class Record(BaseModel):
@@ -92,6 +94,10 @@ class Record(BaseModel):
         """What two records of one trial must agree on; that they trained the same, their identity says."""
         return (self.state, self.last, self.best_validation, self.best_test)
 
+    def retried(self, retries: int) -> "Record":
+        """The same, of a trial that was begun anew so often."""
+        return self.model_copy(update={"provenance": self.provenance.model_copy(update={"retries": retries})})
+
     @property
     def settled(self) -> bool:
         """Whether the trial is over: training it again would give the same."""
@@ -106,20 +112,24 @@ class Findings:
         records: every sound record, by identity.
         paths: the file of each.
         damaged: files that do not verify, with the reason.
-        conflicts: identities that have records which cannot be used and must not be replaced (they disagree,
-            or a newer version of this project wrote them), each with a sentence. Not in `records`.
+        conflicts: identities that have records which cannot be used and must not be replaced (they disagree, cannot be
+            read now, or a newer version of this project wrote them), each with a sentence. Not in `records`.
+        repeated: identities that two processes trained with different numbers, each with a sentence. What was filed
+            first is in `records`.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
-    paths: dict[str, Path] = field(default_factory=dict)
-    damaged: dict[Path, str] = field(default_factory=dict)
+    paths: dict[str, AnyPath] = field(default_factory=dict)
+    damaged: dict[AnyPath, str] = field(default_factory=dict)
     conflicts: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, str] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
         """One sentence per damaged record and per conflict."""
         return [
             *(f"the record {path} is left out: {reason}" for path, reason in self.damaged.items()),
             *self.conflicts.values(),
+            *self.repeated.values(),
         ]
 
 
@@ -130,71 +140,108 @@ class NewerRecord(UserError):
 class RecordStore:
     """The records below one folder; files copied in from other machines, subfolders too, are read alike."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
-    def path(self, identity: str) -> Path:
+    def path(self, identity: str) -> AnyPath:
         """Where a record made here lies."""
         return self.folder / f"{identity}.json"
+
+    @property
+    def repetitions(self) -> AnyPath:
+        """Where the second record of a trial goes that was trained twice at once, if the two disagree."""
+        return self.folder.parent / "repeated"
 
     def write(self, record: Record, arrays: Mapping[str, np.ndarray] | None = None) -> Record:
         """File a record, and first its arrays, each atomically.
 
-        A settled record stays: a later failure of the same trial elsewhere must not cost its numbers.
+        A settled record stays, whatever a second process has to file of its trial, which is compared with it: a later
+        failure elsewhere must not cost a trial's numbers.
 
         Returns:
             The record that now stands, with the hash of its arrays.
+
+        Raises:
+            OSError: it cannot be written; nothing that stood there is lost.
         """
-        before = self._settled(record.identity)
-        if before is not None:
-            return before
+        path = self.path(record.identity)
+        standing = self._read(path)
+        if standing is not None and standing.settled:
+            return self._second(standing, record)
+        packed = b""
         if arrays is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **arrays)
             packed = buffer.getvalue()
             record = record.model_copy(update={"arrays_sha256": hashlib.sha256(packed).hexdigest()})
-            write_atomically(self.path(record.identity).with_suffix(".npz"), packed)
-        body = record.model_dump_json(indent=1).encode()
-        head = f'{{"checksum": "{hashlib.sha256(body).hexdigest()}", "record":\n'.encode()
-        write_atomically(self.path(record.identity), head + body + b"}\n")
+            write_atomically(arrays_path(record, path), packed)
+        if path.exists():  # of a trial that failed or was stopped, or damaged
+            write_atomically(path, _content(record))
+        elif not create_atomically(path, _content(record)):  # a second process was faster
+            if packed and record.arrays_sha256 != getattr(self._read(path), "arrays_sha256", None):
+                arrays_path(record, path).unlink(missing_ok=True)
+            return self.write(record, arrays)
+        for left in self._arrays(path):
+            if left != arrays_path(record, path):  # of a process that was killed before its record, or lost
+                left.unlink(missing_ok=True)
         return record
 
-    def get(self, identity: str, set_aside: Path) -> Record | None:
+    def _second(self, first: Record, second: Record) -> Record:
+        """Of two records of a trial the first stays; the second is kept beside, if it is settled and disagrees."""
+        if second.settled and second.numbers() != first.numbers():
+            content = _content(second)
+            name = f"{second.identity}.{hashlib.sha256(content).hexdigest()[:12]}.json"
+            write_atomically(self.repetitions / name, content)
+        return first
+
+    def _arrays(self, path: AnyPath) -> list[AnyPath]:
+        """All files of arrays beside a record's file."""
+        return files(path.parent, f"{glob.escape(path.stem)}.*npz")
+
+    def get(self, identity: str, set_aside: AnyPath) -> Record | None:
         """The record of one trial made here; a damaged one is moved to `set_aside`, and None returned.
 
         Raises:
             NewerRecord: it must be left alone.
+            OSError: it cannot be read now.
         """
         path = self.path(identity)
-        if not path.exists():
-            return None
         try:
             return parse_record(path)
+        except FileNotFoundError:
+            return None
         except NewerRecord:
             raise
         except UserError as error:
             self.set_aside(Findings(damaged={path: str(error)}), set_aside)
             return None
 
-    def _settled(self, identity: str) -> Record | None:
+    def _read(self, path: AnyPath) -> Record | None:
         try:
-            record = parse_record(self.path(identity))
-        except UserError:
+            return parse_record(path)
+        except (FileNotFoundError, UserError):
             return None
-        return record if record.settled else None
 
     def read(self, identities: Iterable[str] | None = None) -> Findings:
         """Read and verify the records of some identities, or all of them."""
         wanted = None if identities is None else set(identities)
-        found, paths = Findings(), dict[str, list[Path]]()
-        for path in sorted(self.folder.rglob("*.json")):
-            if wanted is None or path.stem in wanted:
-                paths.setdefault(path.stem, []).append(path)
-        for identity, files in paths.items():
-            sound: dict[Path, Record] = {}
-            for path in files:
+        found, paths = Findings(), dict[str, list[AnyPath]]()
+        its = [path for path in files(self.folder, "**/*.json") if wanted is None or path.stem in wanted]
+        contents = dict(zip(its, read_all(its), strict=True))
+        for path in its:
+            paths.setdefault(path.stem, []).append(path)
+        for identity, its_files in paths.items():
+            sound: dict[AnyPath, Record] = {}
+            for path in its_files:
+                content = contents[path]
+                if isinstance(content, OSError):
+                    if not isinstance(content, FileNotFoundError):  # set aside by another driver meanwhile
+                        found.conflicts[identity] = (
+                            f"the record {path} is left alone: it cannot be read ({content.strerror})"
+                        )
+                    continue
                 try:
-                    sound[path] = parse_record(path)
+                    sound[path] = _parsed(content, identity)
                 except NewerRecord as error:
                     found.conflicts[identity] = f"the record {path} is left alone: {error}"
                 except UserError as error:
@@ -213,28 +260,40 @@ class RecordStore:
                 )
         return found
 
-    def set_aside(self, found: Findings, folder: Path) -> None:
+    def repeated(self, found: Findings) -> dict[str, str]:
+        """What was trained twice at once with different numbers, a sentence for each of the records found."""
+        sentences = {}
+        for path in files(self.repetitions, "*.json"):
+            identity = path.stem.rpartition(".")[0]
+            if identity in found.records:
+                sentences[identity] = (
+                    f"{identity} was trained twice at once, with different numbers; the record that was filed first is "
+                    f"used, the second is {path}"
+                )
+        return sentences
+
+    def set_aside(self, found: Findings, folder: AnyPath) -> None:
         """Move damaged records and their arrays out of the way, so that their trials can be trained again."""
         for path in found.damaged:
-            folder.mkdir(parents=True, exist_ok=True)
             number = 0
             while (target := folder / f"{path.stem}{f'.{number}' * bool(number)}.json").exists():
                 number += 1
-            path.replace(target)
-            if (arrays := path.with_suffix(".npz")).exists():
-                arrays.replace(target.with_suffix(".npz"))
+            for file in (path, *self._arrays(path)):
+                write_atomically(folder / (target.stem + file.name.removeprefix(path.stem)), file.read_bytes())
+                file.unlink()
 
 
-def parse_record(path: Path) -> Record:
+def parse_record(path: AnyPath) -> Record:
     """Read one record and verify its checksum.
 
     Raises:
         UserError: why it is no sound record, without its name.
+        OSError: it cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"it cannot be read ({error.strerror})") from None
+    return _parsed(read(path), path.stem)
+
+
+def _parsed(raw: bytes, identity: str) -> Record:
     head = _HEAD.match(raw)
     if head is None or not raw.endswith(b"}\n"):
         raise UserError("it is truncated, or not a record")
@@ -250,7 +309,7 @@ def parse_record(path: Path) -> Record:
         raise UserError("its checksum fits, but its content is no record") from None
     if record.version > RECORD_VERSION:
         raise NewerRecord(f"it is of version {record.version}, this project reads up to {RECORD_VERSION}")
-    if record.identity != path.stem:
+    if record.identity != identity:
         raise UserError(f"it is the record of {record.identity}")
     return record
 
@@ -265,15 +324,27 @@ def _version(body: bytes) -> int:
     return version if isinstance(version, int) else 0
 
 
-def read_arrays(record: Record, path: Path) -> dict[str, np.ndarray]:
+def _content(record: Record) -> bytes:
+    body = record.model_dump_json(indent=1).encode()
+    return f'{{"checksum": "{hashlib.sha256(body).hexdigest()}", "record":\n'.encode() + body + b"}\n"
+
+
+def arrays_path(record: Record, path: AnyPath) -> AnyPath:
+    """Where the arrays of a record lie: beside its file, named by their content, so that no two writers meet."""
+    return path.with_name(f"{record.identity}.{(record.arrays_sha256 or '')[:12]}.npz")
+
+
+def read_arrays(record: Record, path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays beside a record's file: per-epoch history, predictions, classifier vectors.
 
     Raises:
         UserError: they are missing or not those that the record was filed with.
     """
-    packed_path = path.with_suffix(".npz")
+    packed_path = arrays_path(record, path)
     try:
-        packed = packed_path.read_bytes()
+        if not packed_path.exists():
+            packed_path = path.with_suffix(".npz")  # as records of version 1 have it
+        packed = read(packed_path)
     except OSError as error:
         raise UserError(f"the arrays {packed_path} cannot be read ({error.strerror})") from None
     if hashlib.sha256(packed).hexdigest() != record.arrays_sha256:

@@ -7,12 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dh2l.atomic import AnyPath
 from dh2l.config import TrainConfig
 from dh2l.data import PreparedData
 from dh2l.errors import DataError, Diverged, UserError
@@ -73,7 +73,7 @@ class Replay:
         return not self.differences and not self.unread
 
 
-def find_record(name: str, places: Places) -> tuple[Record, Path]:
+def find_record(name: str, places: Places) -> tuple[Record, AnyPath]:
     """A settled record and its file, by the trial's identity or enough of it to be unique.
 
     Raises:
@@ -104,7 +104,7 @@ def find_record(name: str, places: Places) -> tuple[Record, Path]:
 
 def replay(
     record: Record,
-    path: Path,
+    path: AnyPath,
     places: Places,
     *,
     device: str | None = None,

@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dh2l.config import TrainConfig
-from study.cost import Estimate, Task, Work, estimate
+from study.claims import Claims
+from study.cost import Estimate, Task, Work, estimate, longest_first
 from study.observer import Observer
 from study.places import Places
 from study.plan import Plan, any_point
@@ -42,16 +43,24 @@ def missing_trials(now: Standing) -> list[TrainConfig]:
     missing = [identity for identity in now.missing if identity not in needless]
     if now.plan.file.study.scheduler:
         missing = [i for i in missing if now.states[i] is not State.STOPPED] or needed_stopped(now)
-    return [now.plan.config(identity) for identity in missing]
+    return in_order(now, missing)
 
 
-def run_here(configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None) -> None:
+def in_order(now: Standing, identities: Iterable[str]) -> list[TrainConfig]:
+    """The configs of trials of a plan in the order in which they are run: seed by seed, the longest first."""
+    return longest_first([now.plan.config(i) for i in identities], now.plan.specs[0].manifest_of)
+
+
+def run_here(
+    configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None, keep: bool = False
+) -> None:
     """Train configs one after the other in this process, without Ray."""
     from study.trial import drain, run_trial
 
     for config in configs:
         observer.started(config)
-        record = drain(run_trial(config, places, threads=threads), partial(observer.epoch, config))
+        training = run_trial(config, places, threads=threads, keep=keep)
+        record = drain(training, partial(observer.epoch, config), observer.note)
         observer.filed(record)
 
 
@@ -187,7 +196,7 @@ def cost_to_come(
 def _searcher(now: Standing, missing: list[TrainConfig], places: Places, *, search: bool) -> Searcher:
     groups = competing(now.plan)
     if not search or not unsearched(now.plan):
-        return PlanSearcher(missing, groups)
+        return PlanSearcher(missing, groups, Claims(places.claims).elsewhere)
     from study.search import OptunaSearcher
 
     return OptunaSearcher(now, missing, groups, RecordStore(places.trials).read)

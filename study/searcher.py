@@ -1,7 +1,7 @@
 """What comes next: a searcher gives trials one by one and takes back what became of them."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 from dh2l.config import TrainConfig
@@ -29,14 +29,23 @@ class Searcher(Protocol):
 
 
 class PlanSearcher:
-    """Gives a plan's missing trials in their order: grids and draws are known beforehand."""
+    """Gives a plan's missing trials in their order: grids and draws are known beforehand.
 
-    def __init__(self, missing: Iterable[TrainConfig], groups: Mapping[str, str]) -> None:
-        self._left, self._groups = deque(missing), groups
+    Those that another driver trains just now come last: most likely they are done by then.
+    """
+
+    def __init__(
+        self, missing: Iterable[TrainConfig], groups: Mapping[str, str], elsewhere: Callable[[str], bool]
+    ) -> None:
+        self._left, self._groups, self._elsewhere = deque(missing), groups, elsewhere
         self.limit = len(self._left)
 
     def suggest(self) -> TrainConfig | None:
         """The plan's next missing trial."""
+        for _ in range(len(self._left)):
+            if not self._elsewhere(self._left[0].identity):
+                break
+            self._left.rotate(-1)
         return self._left.popleft() if self._left else None
 
     def tell(self, identity: str, outcome: Outcome) -> None:

@@ -20,6 +20,7 @@ def standing(plan: Plan, places: Places) -> Standing:
         plan = plan.with_candidates(known_points(plan, found, claims))
     else:
         found = store.read({**plan.configs, **plan.confirmations})
+    found.repeated.update(store.repeated(found))
     choosing = Standing(plan, trial_states(plan.configs, found, claims), found)
     chosen = [choose(cell, choosing).candidate for cell in plan.cells]
     needed = {identity for candidate in chosen if candidate is not None for identity in candidate.confirmations}

@@ -23,6 +23,7 @@ from mlflow.tracking.context.system_environment_context import SystemEnvironment
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from dh2l.atomic import files
 from dh2l.config import TrainConfig, flat
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
@@ -188,7 +189,7 @@ class StudyView:
         """The arrays beside a record, wherever below the trials folder it lies; none where they are damaged."""
         if record.arrays_sha256 is None:
             return {}
-        for path in sorted(self.places.trials.rglob(f"{record.identity}.npz")):
+        for path in files(self.places.trials, f"**/{record.identity}.json"):
             try:
                 return read_arrays(record, path)
             except UserError:

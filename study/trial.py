@@ -1,12 +1,16 @@
 """One trial, from config to record. Ray's workers, shards and the command line all come through here."""
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
+import numpy as np
+
+from dh2l.atomic import remove_folder
 from dh2l.config import TrainConfig
 from dh2l.errors import Diverged
 from dh2l.memory import freed_memory_kept
@@ -20,21 +24,35 @@ from study.prepared import data_of
 from study.records import Failure, Record, RecordStore
 
 TRACEBACK_LINES = 30
+WAIT_S = 2.0
+"""Seconds between two attempts of a trial that waits."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A trial that cannot go on now, and why, in a sentence."""
+
+    reason: str
+
+
+Trial: TypeAlias = Generator[EpochResult | Waiting, None, Record]
+"""A trial in training: gives one result per epoch, and a `Waiting` every `WAIT_S` that it waits; returns its record."""
 
 
 def run_trial(
-    config: TrainConfig, places: Places, *, device: str | None = None, threads: int | None = None
-) -> Generator[EpochResult, None, Record]:
-    """Train one bound config to its record, yielding one result per epoch.
+    config: TrainConfig, places: Places, *, device: str | None = None, threads: int | None = None, keep: bool = False
+) -> Trial:
+    """Train one bound config to its record.
 
-    Goes on from the trial's checkpoint; does nothing where a finished record exists; waits where
-    another live process trains the same trial. Whatever goes wrong inside becomes a record too.
+    Goes on from the trial's checkpoint; does nothing where a finished record exists; waits where another live process
+    trains the same trial, and while the record cannot be written. Whatever goes wrong inside becomes a record too.
 
     Args:
         config: a config that is bound to its data (`TrainConfig.bound`).
         places: where records, checkpoints and data lie.
         device: a torch device; default: the GPU where there is one.
         threads: CPU threads; default: as torch is set.
+        keep: leave the checkpoint of a finished trial where it is.
 
     Returns:
         The filed record.
@@ -46,34 +64,46 @@ def run_trial(
                 claims.hold(config.identity, config.epochs, config.model_dump(mode="json")) as claim,
                 freed_memory_kept(),
             ):
-                known = store.get(config.identity, places.set_aside)
-                if known is not None and known.settled:
-                    shutil.rmtree(places.checkpoint(config.identity), ignore_errors=True)
-                    return known
-                return (yield from _train_to_record(config, places, store, claim, device, threads))
-        except ClaimedElsewhere:
-            time.sleep(1.0)
+                record = store.get(config.identity, places.set_aside)
+                if record is None or not record.settled:
+                    retries = claim.retries if record is None else record.provenance.retries + 1
+                    record, arrays = yield from _trained(config, places, claim, device, threads)
+                    record = record.retried(retries)
+                    record = yield from _filed(store, record, arrays)
+                if record.settled and not keep:
+                    remove_folder(places.checkpoint(config.identity))
+                return record
+        except ClaimedElsewhere as error:
+            reason = str(error)
+        except OSError as error:  # of the claim or a record that stands: what goes wrong in training is caught there
+            reason = f"{config.identity} cannot begin: {places.results} fails ({error.strerror}); it is tried again"
+        yield Waiting(reason)
+        time.sleep(WAIT_S)
 
 
-def drain(trial: Generator[EpochResult, None, Record], note: Callable[[EpochResult], None]) -> Record:
-    """Run a trial to its end, telling `note` of every epoch; returns the record."""
+def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str], None]) -> Record:
+    """Run a trial to its end, telling `note` of every epoch and `wait` why it waits; returns the record."""
+    said = ""
     while True:
         try:
-            epoch = next(trial)
+            step = next(trial)
         except StopIteration as stop:
             record: Record = stop.value
             return record
-        note(epoch)
+        if isinstance(step, EpochResult):
+            note(step)
+        elif step.reason != said:
+            wait(said := step.reason)
 
 
-def _train_to_record(
-    config: TrainConfig,
-    places: Places,
-    store: RecordStore,
-    claim: Holder,
-    device: str | None,
-    threads: int | None,
-) -> Generator[EpochResult, None, Record]:
+def _trained(
+    config: TrainConfig, places: Places, claim: Holder, device: str | None, threads: int | None
+) -> Generator[EpochResult, None, tuple[Record, dict[str, np.ndarray] | None]]:
+    """Train to a record that is not filed yet, and its arrays.
+
+    Raises:
+        ClaimedElsewhere: another process has taken the trial over, for this one stood still too long.
+    """
     started, here = datetime.now(UTC), provenance.circumstances()
     checkpoints = places.checkpoint(config.identity)
     try:
@@ -87,16 +117,29 @@ def _train_to_record(
                     result: TrainResult = stop.value
                     break
                 claim.renew(epoch.epoch, epoch.metrics.get("validation_accuracy"))
+                if claim.lost:
+                    raise ClaimedElsewhere(f"{config.identity} was taken over by another process")
                 yield epoch
+    except ClaimedElsewhere:
+        raise
     except Diverged as error:
         failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
-        record = unfinished_record(config, "diverged", failure, started=started)
-        filed = store.write(record, arrays_of(error.history))
+        return unfinished_record(config, "diverged", failure, started=started), arrays_of(error.history)
     except Exception as error:  # noqa: BLE001 a trial's edge: whatever goes wrong becomes a failed record
         lines = traceback.format_exc().splitlines()[-TRACEBACK_LINES:]
         failure = Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
-        return store.write(unfinished_record(config, "failed", failure, started=started))
-    else:
-        filed = store.write(finished_record(config, started, result), arrays_of(result.history, result))
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return filed
+        return unfinished_record(config, "failed", failure, started=started), None
+    return finished_record(config, started, result), arrays_of(result.history, result)
+
+
+def _filed(
+    store: RecordStore, record: Record, arrays: dict[str, np.ndarray] | None
+) -> Generator[Waiting, None, Record]:
+    """File a record, however long it takes until there is room: what was computed is not given up."""
+    while True:
+        try:
+            return store.write(record, arrays)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        yield Waiting(f"{record.identity} cannot be filed in {store.folder}: {reason}; it is tried again until it can")
+        time.sleep(WAIT_S)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from upath import UPath
 
 from dh2l import checkpoint
 
@@ -39,13 +40,14 @@ def test_no_checkpoint_is_no_news(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "missing", "mine") is None
 
 
-def test_a_checkpoint_replaces_the_one_before_and_leaves_no_other_file(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_loaded_and_the_one_before_is_all_that_is_kept_beside(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, STATE)
     checkpoint.save(tmp_path, {**STATE, "epochs_done": 4})
     state = checkpoint.load(tmp_path, "mine")
     assert state is not None
     assert state["epochs_done"] == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    checkpoint.save(tmp_path, {**STATE, "epochs_done": 5})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "previous.pt"]
 
 
 def test_a_failed_save_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +62,32 @@ def test_a_failed_save_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: 
     state = checkpoint.load(tmp_path, "mine")
     assert state is not None
     assert state["epochs_done"] == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["previous.pt"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    for epochs in (3, 4):
+        checkpoint.save(tmp_path, {**STATE, "epochs_done": epochs})
+    checkpoint.path_in(tmp_path).write_bytes(b"half")
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is left out: it is damaged"):
+        state = checkpoint.load(tmp_path, "mine")
+    assert state is not None
+    assert state["epochs_done"] == 3
+
+
+def test_in_an_object_store_the_newest_alone_is_kept() -> None:
+    folder = UPath("memory://checkpoints")
+    assert checkpoint.load(folder, "mine") is None
+    for epochs in (3, 4):
+        checkpoint.save(folder, {**STATE, "epochs_done": epochs})
+    state = checkpoint.load(folder, "mine")
+    assert state is not None
+    assert state["epochs_done"] == 4
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
 
 
 def assert_left_out(folder: Path, reason: str) -> None:
-    with pytest.warns(UserWarning, match=rf"checkpoint\.pt is left out: {reason}; the trial starts anew"):
+    with pytest.warns(UserWarning, match=rf"checkpoint\.pt is left out: {reason}; the trial starts before it"):
         assert checkpoint.load(folder, "mine") is None
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from study_fixtures import clean_environment
+from upath import UPath
 
-from study.claims import SILENT_S, ClaimedElsewhere, Claims
+from study.claims import STILL_S, ClaimedElsewhere, Claims, this_machine
 
 HOLDER = """
 import sys, time
@@ -36,7 +37,7 @@ def slowed(function):  # widens every gap between looking and claiming, in which
         time.sleep(0.3)
         return result
     return call
-claims.Claims.alive = slowed(claims.Claims.alive)
+claims.Claims._row = slowed(claims.Claims._row)
 claims.Claim.model_dump_json = slowed(claims.Claim.model_dump_json)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -53,6 +54,12 @@ except claims.ClaimedElsewhere:
 @pytest.fixture
 def claims(tmp_path: Path) -> Claims:
     return Claims(tmp_path / "running")
+
+
+def _file(claims: Claims) -> Path:
+    assert claims.folder is not None
+    claims.folder.mkdir(exist_ok=True)
+    return claims.folder / "trial.json"
 
 
 def _start(script: str, claims: Claims) -> "subprocess.Popen[str]":
@@ -82,17 +89,14 @@ def test_a_claim_says_who_trains_and_how_far_and_is_gone_afterwards(claims: Clai
     with claims.hold("trial", 7) as holder:
         claim = claims.alive("trial")
         assert claim is not None
-        assert (claim.host, claim.pid, claim.born) == (
-            socket.gethostname(),
-            os.getpid(),
-            psutil.Process().create_time(),
-        )
+        assert (claim.host, claim.pid) == (socket.gethostname(), os.getpid())
+        assert claim.born == pytest.approx(psutil.Process().create_time() - psutil.boot_time())
         assert (claim.epoch, claim.epochs, claim.validation_accuracy) == (0, 7, None)
         holder.renew(3, 0.75)
         renewed = claims.alive("trial")
         assert renewed is not None
         assert (renewed.pid, renewed.epoch, renewed.epochs, renewed.validation_accuracy) == (os.getpid(), 3, 7, 0.75)
-    assert list(claims.folder.glob("*.json")) == []
+    assert claims.everyone() == {}
 
 
 def test_a_claim_is_gone_when_training_raises(claims: Claims) -> None:
@@ -158,54 +162,107 @@ def test_of_two_that_claim_a_trial_at_the_same_time_one_gets_it(claims: Claims) 
 
 
 def test_of_two_that_take_a_dead_claim_over_at_the_same_time_one_gets_it(claims: Claims) -> None:
-    _write(claims, born=0)
+    _write(claims, born=-1000)
     assert _contend(claims) == ["held\n", "refused\n"]
 
 
 def _write(claims: Claims, **changes: object) -> None:
+    owner = psutil.Process(os.getppid())
     claim = {
         "host": socket.gethostname(),
-        "pid": os.getppid(),
-        "born": psutil.Process(os.getppid()).create_time(),
+        "machine": this_machine(),
+        "pid": owner.pid,
+        "born": owner.create_time() - psutil.boot_time(),
         "token": "another claim's",
         "epoch": 1,
         "epochs": 7,
     }
-    claims.folder.mkdir(exist_ok=True)
-    claims.path("trial").write_text(json.dumps(claim | changes), encoding="utf-8")
+    _file(claims).write_text(json.dumps(claim | changes), encoding="utf-8")
 
 
 def test_a_process_id_that_is_another_process_s_by_now_is_dead(claims: Claims) -> None:
     _write(claims)
     assert claims.alive("trial") is not None
-    _write(claims, born=psutil.Process(os.getppid()).create_time() - 1000)
+    _write(claims, born=-1000)
     assert claims.alive("trial") is None
     with claims.hold("trial", 7):
         pass
 
 
-def test_a_claim_from_another_host_is_dead_after_a_long_silence(claims: Claims) -> None:
-    _write(claims, host="elsewhere", pid=1)
+def _elapse(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = time.monotonic() + seconds
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+
+def test_a_claim_of_another_machine_is_dead_when_its_counter_has_stood_still_for_long(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(claims, machine="elsewhere", pid=1, beats=3)
     assert claims.alive("trial") is not None
+    _elapse(monkeypatch, STILL_S - 1)
     with pytest.raises(ClaimedElsewhere):
         claims.hold("trial", 7).__enter__()
-    silent = time.time() - SILENT_S - 1
-    os.utime(claims.path("trial"), (silent, silent))
+    _write(claims, machine="elsewhere", pid=1, beats=4)
+    _elapse(monkeypatch, STILL_S - 1)
+    assert claims.alive("trial") is not None  # for it moved
+    _elapse(monkeypatch, STILL_S + 1)
     assert claims.alive("trial") is None
-    with claims.hold("trial", 7):
-        pass
+    with claims.hold("trial", 7) as holder:
+        assert holder.retries == 1
 
 
-def test_a_claim_that_another_has_taken_over_is_left_to_it(claims: Claims) -> None:
+def test_the_wall_clock_makes_no_claim_dead_or_alive(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the machine's, which may jump under the claim of a process here; nor that of the files' times."""
+    wall, boot = time.time, psutil.boot_time()
+    with another_process(claims):
+        monkeypatch.setattr(time, "time", lambda: wall() + 1e6)
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot + 1e6)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self, of=psutil.Process.create_time: of(self) + 1e6)
+        os.utime(_file(claims), (0, 0))
+        assert claims.alive("trial") is not None
+        with pytest.raises(ClaimedElsewhere):
+            claims.hold("trial", 7).__enter__()
+
+
+def test_a_held_claim_counts_on_by_itself(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.claims.BEAT_S", 0.01)
     with claims.hold("trial", 7):
-        _write(claims, host="elsewhere", pid=1)
+        deadline = time.monotonic() + 20
+        while (claim := claims.read("trial")) is None or claim.beats < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_claim_that_another_has_taken_over_is_lost_and_left_to_it(claims: Claims) -> None:
+    with claims.hold("trial", 7) as holder:
+        _write(claims, machine="elsewhere", pid=1)
+        holder.renew(2, None)
+        assert holder.lost
     left = claims.read("trial")
     assert left is not None
-    assert left.host == "elsewhere"
+    assert (left.machine, left.epoch) == ("elsewhere", 1)
+
+
+def test_who_takes_over_counts_how_many_have_died_before(claims: Claims) -> None:
+    _write(claims, born=-1000, retries=1)
+    with claims.hold("trial", 7) as holder:
+        assert holder.retries == 2
+    with claims.hold("trial", 7) as holder:
+        assert holder.retries == 0
 
 
 def test_a_damaged_claim_is_no_claim(claims: Claims) -> None:
-    claims.folder.mkdir()
-    claims.path("trial").write_text('{"host": ', encoding="utf-8")
+    _file(claims).write_text('{"host": ', encoding="utf-8")
     assert claims.read("trial") is None
     assert claims.alive("trial") is None
+    with claims.hold("trial", 7):
+        assert claims.alive("trial") is not None
+    assert claims.everyone() == {}
+
+
+def test_in_an_object_store_nothing_is_claimed() -> None:
+    claims = Claims(UPath("memory://claims"))
+    with claims.hold("trial", 7) as one, claims.hold("trial", 7) as other:
+        one.renew(1, None)
+        other.renew(1, None)
+        assert (one.lost, other.lost, claims.everyone()) == (False, False, {})

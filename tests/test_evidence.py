@@ -19,7 +19,7 @@ from study.evidence import evidence_frame
 from study.filing import arrays_of, finished_record
 from study.places import Places
 from study.plan import Plan
-from study.records import Record, RecordStore, read_arrays
+from study.records import Record, RecordStore, arrays_path, read_arrays
 from study.standing import standing
 from study.states import Standing
 from study.statistics import holm, paired_bootstrap, seed_of
@@ -327,7 +327,8 @@ def test_without_the_arrays_of_every_network_there_is_no_interval_and_no_error(t
     elif spoilt == "other images":
         one["predictions.last"] = one["predictions.last"][:-1]
     now = filed(plan, places, records, arrays)
-    path = places.trials / f"{records[4].identity}.npz"
+    identity = records[4].identity
+    path = arrays_path(now.found.records[identity], now.found.paths[identity])
     if spoilt == "no file":
         path.unlink()
     elif spoilt == "damaged":

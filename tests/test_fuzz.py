@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import pickle
-import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from study_fixtures import SEARCHED, SMALL, done, made_manifest, planned
 from dh2l import checkpoint
 from dh2l.data import Manifest, read_tree
 from dh2l.data.registry import check_name
-from study.claims import Claims
+from study.claims import Claims, this_machine
 from study.plan import make_plan
 from study.records import Record, RecordStore, parse_record, read_arrays
 from study.studyfile import StudyFile
@@ -130,7 +129,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 def filed(folder: Path, record: Record, body: bytes) -> Path:
     """A file of that body whose checksum fits."""
-    path = RecordStore(folder).path(record.identity)
+    path = folder / f"{record.identity}.json"
     path.parent.mkdir(exist_ok=True)
     head = b'{"checksum": "' + hashlib.sha256(body).hexdigest().encode() + b'", "record":\n'
     path.write_bytes(head + body + b"}\n")
@@ -197,7 +196,16 @@ def test_mangled_arrays_whose_hash_fits_are_read_or_a_sentence(
     sentence_or_value(lambda: read_arrays(fitting, tmp_path / "record.json"))
 
 
-CLAIM = {"host": "h", "pid": 1, "born": 1.0, "token": "t", "epoch": 1, "epochs": 2, "config": {"seed": 0}}
+CLAIM = {
+    "host": "h",
+    "machine": "m",
+    "pid": 1,
+    "born": 1.0,
+    "token": "t",
+    "epoch": 1,
+    "epochs": 2,
+    "config": {"seed": 0},
+}
 
 
 @cases(200)
@@ -207,14 +215,15 @@ CLAIM = {"host": "h", "pid": 1, "born": 1.0, "token": "t", "epoch": 1, "epochs":
 @example(b"[" * 100_000)
 def test_any_bytes_are_a_claim_or_none(tmp_path: Path, content: bytes) -> None:
     claims = Claims(tmp_path)
-    claims.path("trial").write_bytes(content)
+    (tmp_path / "trial.json").write_bytes(content)
     claims.alive("trial")
     assert set(claims.everyone()) <= {"trial"}
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 2**31, 2**80])
 def test_a_claim_of_a_process_that_cannot_be_is_dead(tmp_path: Path, pid: int) -> None:
-    Claims(tmp_path).path("trial").write_text(json.dumps(CLAIM | {"pid": pid, "host": socket.gethostname()}))
+    content = json.dumps(CLAIM | {"pid": pid, "machine": this_machine()})
+    (tmp_path / "trial.json").write_text(content, encoding="utf-8")
     assert Claims(tmp_path).alive("trial") is None
 
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,9 @@ def test_a_run_leaves_nothing_but_results(complete: tuple[Path, Places, str]) ->
     assert {path.suffix for path in places.trials.iterdir()} == {".json", ".npz"}
     assert len(list(places.trials.iterdir())) == 8
     assert list(places.claims.glob("*.json")) == []
-    for leftover in (places.results / "checkpoints", places.ray):
-        assert not leftover.exists() or list(leftover.iterdir()) == []
+    checkpoints = places.results / "checkpoints"
+    assert not checkpoints.exists() or list(checkpoints.iterdir()) == []
+    assert list(Path(tempfile.gettempdir()).glob(f"dh2l-study-{os.getpid()}-*")) == []
 
 
 def test_a_run_is_finished_in_mlflow_with_a_run_per_trial_and_cell(complete: tuple[Path, Places, str]) -> None:

@@ -50,7 +50,7 @@ def test_the_lines_for_a_notebook_give_frames(tmp_path: Path, monkeypatch: pytes
     places = Places.of(Path("results"), Path("data"))
     now = open_study("quickstart", None, places, note=print, warn=print, write=True)
     config = next(iter(now.plan.configs.values()))
-    drain(run_trial(config, places, threads=1), lambda _: None)
+    drain(run_trial(config, places, threads=1), lambda _: None, pytest.fail)
     (lines,) = [block for block in code_blocks("py") if "study.frame" in block]
     names: dict[str, pd.DataFrame] = {}
     exec(lines, names)  # noqa: S102 the README's own example

@@ -19,7 +19,7 @@ from study_fixtures import done, unfinished
 from dh2l.atomic import write_atomically
 from dh2l.config import TrainConfig
 from dh2l.errors import UserError
-from study.records import RECORD_VERSION, Record, RecordStore, parse_record, read_arrays
+from study.records import RECORD_VERSION, Record, RecordStore, arrays_path, parse_record, read_arrays
 
 CONFIG = TrainConfig(metric="cosine", lambda_e=0.1, lr_milestones=(0.25, 0.5), seed=3)
 RECORD = done(CONFIG, 97.25, 96.5, at_best_validation=(96, 98), at_best_test=(98.5, 95))
@@ -32,7 +32,9 @@ def store(tmp_path: Path) -> RecordStore:
 
 def filed(store: RecordStore, record: Record = RECORD) -> Path:
     store.write(record)
-    return store.path(record.identity)
+    path = store.path(record.identity)
+    assert isinstance(path, Path)
+    return path
 
 
 def reason(path: Path) -> str:
@@ -75,8 +77,8 @@ def test_arrays_are_read_back_as_they_were_written_and_the_record_has_their_hash
         "vectors": np.ones((2, 3), dtype=np.float32),
     }
     record = store.write(RECORD, arrays)
-    path = store.path(CONFIG.identity).with_suffix(".npz")
-    assert record.arrays_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path = store.path(CONFIG.identity)
+    assert record.arrays_sha256 == hashlib.sha256(arrays_path(record, path).read_bytes()).hexdigest()
     assert parse_record(store.path(CONFIG.identity)) == record
     back = read_arrays(record, path)
     assert {name: array.dtype for name, array in back.items()} == {name: array.dtype for name, array in arrays.items()}

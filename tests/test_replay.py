@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Places:
 
 
 def only(places: Places) -> tuple[Record, Path, dict[str, np.ndarray]]:
-    (path,) = places.trials.glob("*.json")
+    (path,) = (places.local / "trials").glob("*.json")
     record = parse_record(path)
     return record, path, read_arrays(record, path)
 
@@ -55,14 +55,14 @@ def files(folder: Path) -> dict[Path, tuple[bytes, int]]:
 def test_a_trial_replays_to_the_same_bits_and_nothing_is_written(cli: CommandLine, trained: Places) -> None:
     cli.places = trained
     record, *_ = only(trained)
-    before = files(trained.results)
+    before = files(trained.local)
     code, out, error = cli("replay", record.identity[10:30])
     assert (code, error) == (0, "")
     first, *epochs, last = out.splitlines()
     assert first == f"replaying {record.identity}"
     assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     assert last == "agrees bit for bit: every number, epoch, prediction and vector (done)"
-    assert files(trained.results) == before
+    assert files(trained.local) == before
 
 
 def test_a_record_that_was_altered_is_told_with_the_place_and_by_how_much(
@@ -180,7 +180,7 @@ def test_a_damaged_record_is_a_sentence(cli: CommandLine, trained: Places, tmp_p
     record, path, _ = only(trained)
     cli.places = Places.of(tmp_path / "results", trained.data)
     cli.places.trials.mkdir(parents=True)
-    shutil.copy(path, cli.places.trials)
+    shutil.copy(path, cli.places.local / "trials")
     (cli.places.trials / path.name).write_bytes(path.read_bytes()[:-9])
     assert "is left out: it is truncated" in cli.mistake("replay", record.identity)
 

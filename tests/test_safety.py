@@ -248,7 +248,7 @@ def test_the_ui_listens_on_127_0_0_1_alone(empty: Places, monkeypatch: pytest.Mo
     commands: list[list[str]] = []
     monkeypatch.setattr(os, "execve", lambda _file, words, _environment: commands.append(words))
     monkeypatch.setattr("study.tracking.view_links", lambda _places: {})
-    view.ui(empty.results, port=5999)
+    view.ui(str(empty.results), port=5999)
     (words,) = commands
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words.count("--host") == 1

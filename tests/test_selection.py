@@ -115,7 +115,7 @@ def test_a_conflict_keeps_a_cell_from_a_winner(tmp_path: Path) -> None:
     _, now = outcome(tmp_path, outcomes, places=places)
     config = candidate_configs(now.plan)[1][0]
     elsewhere = Places.of(places.trials / "machine-2", places.data)
-    standing_of(now.plan, Places(elsewhere.results, elsewhere.data), [done(config, 80, 81)])
+    standing_of(now.plan, elsewhere, [done(config, 80, 81)])
     result, _ = outcome(tmp_path, outcomes, places=places)
     assert (result.selected, result.problem) == (None, "conflict (1 of 6)")
 

@@ -1,6 +1,5 @@
 """The state of every trial, from the files that lie there."""
 
-import json
 import os
 import socket
 from pathlib import Path
@@ -10,8 +9,9 @@ import psutil
 import pytest
 from study_fixtures import SMALL, done, planned, unfinished
 
+from dh2l.atomic import write_atomically
 from dh2l.config import TrainConfig
-from study.claims import Claims
+from study.claims import Claim, this_machine
 from study.places import Places
 from study.plan import Plan
 from study.records import RecordStore
@@ -32,10 +32,10 @@ def config(plan: Plan) -> TrainConfig:
 
 
 def claim(places: Places, config: TrainConfig, *, alive: bool) -> None:
-    born = psutil.Process(os.getppid()).create_time() - (0 if alive else 1000)
-    content = {"host": socket.gethostname(), "pid": os.getppid(), "born": born, "token": "one"}
-    places.claims.mkdir(parents=True, exist_ok=True)
-    Claims(places.claims).path(config.identity).write_text(json.dumps(content), encoding="utf-8")
+    born = psutil.Process(os.getppid()).create_time() - psutil.boot_time() - (0 if alive else 1000)
+    who = {"host": socket.gethostname(), "machine": this_machine(), "pid": os.getppid(), "born": born, "token": "one"}
+    content = Claim.model_validate(who)
+    write_atomically(places.claims / f"{config.identity}.json", content.model_dump_json().encode())
 
 
 def file(places: Places, *records: Any) -> None:

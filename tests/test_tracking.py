@@ -19,7 +19,7 @@ from study.frames import cell_frame
 from study.live import LiveView
 from study.places import Places
 from study.plan import Plan
-from study.records import Record, RecordStore
+from study.records import Record, RecordStore, arrays_path
 from study.standing import standing
 from study.states import Standing
 from study.tables import render, to_markdown
@@ -321,7 +321,8 @@ def test_a_record_that_was_copied_in_with_its_arrays_is_shown_with_its_curves(tm
 def test_damaged_arrays_cost_a_trial_its_curves_and_the_study_nothing(tmp_path: Path, tracked: Places) -> None:
     plan = planned(tmp_path, SMALL)
     now = file(tracked, plan, *all_done(plan))
-    arrays = RecordStore(tracked.trials).path(next(iter(plan.configs))).with_suffix(".npz")
+    first = next(iter(plan.configs))
+    arrays = arrays_path(now.found.records[first], now.found.paths[first])
     arrays.write_bytes(arrays.read_bytes()[:100])
     sync_study(now, tracked)
     assert len(runs(tracked, "trial")) == 4

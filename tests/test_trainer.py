@@ -155,10 +155,10 @@ def test_a_finished_checkpoint_yields_nothing_and_returns_the_same_result(tmp_pa
 
 def test_the_last_epoch_always_leaves_a_checkpoint_and_others_when_it_is_time(tmp_path: Path) -> None:
     config = tiny_config(epochs=2)
-    assert one_epoch(config, tmp_path, checkpoint_seconds=3600.0).epoch == 1
-    assert not checkpoint.path_in(tmp_path).exists()
     generator = train(config, tiny(), device="cpu", threads=1, checkpoints=tmp_path, checkpoint_seconds=3600.0)
-    assert [result.epoch for result in generator] == [1, 2]
+    assert next(generator).epoch == 1
+    assert not checkpoint.path_in(tmp_path).exists()
+    assert [result.epoch for result in generator] == [2]
     assert run(config, checkpoints=tmp_path)[0] == []
 
 
@@ -168,11 +168,22 @@ def test_a_damaged_checkpoint_warns_and_the_trial_starts_anew_with_the_same_numb
     one_epoch(config, tmp_path)
     whole = checkpoint.path_in(tmp_path).read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-1000] + bytes(1000), b"not a checkpoint"):
+        checkpoint.previous_in(tmp_path).unlink(missing_ok=True)
         checkpoint.path_in(tmp_path).write_bytes(content)
-        with pytest.warns(UserWarning, match="is left out: it is damaged; the trial starts anew"):
+        with pytest.warns(UserWarning, match="is left out: it is damaged; the trial starts before it"):
             epochs, result = run(config, checkpoints=tmp_path)
         assert [epoch.epoch for epoch in epochs] == [1, 2]
         assert numbers(result) == straight
+
+
+def test_who_stops_a_trial_between_two_checkpoints_loses_no_epoch(tmp_path: Path) -> None:
+    config = tiny_config(epochs=3)
+    generator = train(config, tiny(), device="cpu", threads=1, checkpoints=tmp_path, checkpoint_seconds=3600.0)
+    assert [next(generator).epoch, next(generator).epoch] == [1, 2]
+    generator.close()
+    epochs, result = run(config, checkpoints=tmp_path)
+    assert [epoch.epoch for epoch in epochs] == [3]
+    assert numbers(result) == numbers(run(config)[1])
 
 
 @pytest.mark.parametrize("values", [{"seed": 1}, {"epochs": 3}, E])

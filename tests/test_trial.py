@@ -21,7 +21,7 @@ from dh2l.data import load, prepare, read_manifest
 from dh2l.trainer import Training
 from study.places import Places
 from study.plan import make_plan
-from study.records import Record, parse_record, read_arrays
+from study.records import Record, arrays_path, parse_record, read_arrays
 from study.selection import evaluate_cell
 from study.standing import standing
 from study.studyfile import find_study
@@ -71,7 +71,7 @@ def dying(function, n, counts=lambda *words: True):
         return function(*words, **named)
     return call
 
-def renames(name):  # a file is written beside its place and then renamed
+def places(name):  # a file is written beside its place and then renamed, or linked
     if name == "checkpoint":
         return lambda source, target: Path(target).name == "checkpoint.pt"
     return lambda source, target: Path(target).parent.name + Path(target).suffix == name
@@ -84,7 +84,7 @@ for name, (point, n, _) in points.items():
         elif point == "evaluation":
             Evaluator.__call__ = dying(Evaluator.__call__, n)
         else:
-            os.replace = dying(os.replace, n, renames(point))
+            os.replace, os.link = dying(os.replace, n, places(point)), dying(os.link, n, places(point))
         sys.argv = ["dh2l-study", "trial", study, "digits", "--data", data, "--results", str(results / name)]
         main()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, name
@@ -95,7 +95,7 @@ def numbers(places: Places) -> tuple[Record, dict[str, np.ndarray]]:
     """The only record of some places and its arrays, without what depends on the clock."""
     (path,) = places.trials.glob("*.json")
     record = parse_record(path)
-    arrays = read_arrays(record, path.with_suffix(".npz"))
+    arrays = read_arrays(record, path)
     assert set(arrays) >= TIMED
     return record, {name: array for name, array in arrays.items() if name not in TIMED}
 
@@ -117,9 +117,9 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Plac
     places = Places.of(folder / "results", digits)
     plan = make_plan(find_study(str(write_study(folder, STUDY))), lambda name: read_manifest(name, digits))
     (config,) = plan.configs.values()
-    record = drain(run_trial(config, places, threads=1), lambda _: None)
+    record = drain(run_trial(config, places, threads=1), lambda _: None, pytest.fail)
     assert record.state == "done"
-    assert len(read_arrays(record, places.trials / f"{record.identity}.npz")["history.train_loss"]) == 3
+    assert len(read_arrays(record, places.trials / f"{record.identity}.json")["history.train_loss"]) == 3
     return places
 
 
@@ -154,8 +154,9 @@ def test_a_trial_killed_and_run_again_ends_with_the_numbers_of_one_never_killed(
     assert_same_numbers(places, never_killed)
     record, _ = numbers(places)
     assert [attempt["first_epoch"] for attempt in record.provenance.attempts] == KILL_POINTS[point][2]
-    names = sorted(path.name for path in places.trials.iterdir())
-    assert names == [f"{record.identity}.json", f"{record.identity}.npz"]
+    path = places.trials / f"{record.identity}.json"
+    assert set(places.trials.iterdir()) == {path, arrays_path(record, path)}
+    assert record.provenance.retries == 1
     assert list(places.claims.glob("*.json")) == []
     assert not places.checkpoint(record.identity).exists()
 
@@ -234,7 +235,7 @@ def test_a_trial_whose_data_are_damaged_later_becomes_a_failed_record_and_a_run_
     damage(damaged.data / "digits" / "test_x.npy")
 
     (config,) = plan.configs.values()
-    failed = drain(run_trial(config, damaged, threads=1), lambda epoch: pytest.fail(f"trained {epoch}"))
+    failed = drain(run_trial(config, damaged, threads=1), lambda epoch: pytest.fail(f"trained {epoch}"), pytest.fail)
     assert parse_record(places.trials / f"{config.identity}.json") == failed
     assert (failed.state, failed.last) == ("failed", None)
     assert failed.failure is not None
@@ -330,7 +331,8 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
         selected.append((result.selected.values, result.choice.score))
         tests.append([now.found.records[identity].last for identity in plan.configs])
         arrays = [
-            read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.npz") for identity in plan.configs
+            read_arrays(now.found.records[identity], cli.places.trials / f"{identity}.json")
+            for identity in plan.configs
         ]
         histories.append([{k: v for k, v in a.items() if k not in TIMED and "test" not in k} for a in arrays])
     assert selected[0] == selected[1]

@@ -49,3 +49,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a store that does not answer: no mistake of the code
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        err.print(f"[bold red]error:[/bold red] {escape(what)}; mend it and run the same command again: records stay")
+        sys.exit(MISTAKE)

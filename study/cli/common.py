@@ -28,7 +28,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one of the study's values, e.g. epochs=2."),
 ]
-ResultsOption = Annotated[Path, typer.Option("--results", envvar="DH2L_RESULTS", help="Folder of records and tables.")]
+ResultsOption = Annotated[
+    str, typer.Option("--results", envvar="DH2L_RESULTS", help="Folder of records and tables, or s3://BUCKET/PLACE.")
+]
 DataOption = Annotated[Path, typer.Option("--data", envvar="DH2L_DATA", help="Folder of prepared data sets.")]
 PluginOption = Annotated[
     list[Path] | None,
@@ -51,7 +53,7 @@ TrialsPerGpuOption = Annotated[
     typer.Option(metavar="N|auto", help="Trials side by side on each GPU; auto measures how many are fastest."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RESULTS, DATA = Path("results"), Path("data")
+RESULTS, DATA = "results", Path("data")
 
 
 def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:

@@ -59,6 +59,7 @@ def run(
         str | None,
         typer.Option(metavar="I/N", help="Train only the I-th of N shares, in this process, without Ray."),
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints of finished trials.")] = False,
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Show the run in MLflow.")] = True,
     report: ReportOption = False,
 ) -> None:
@@ -70,6 +71,7 @@ def run(
     from study.progress import RunProgress
     from study.running import (
         cost_to_come,
+        in_order,
         measured_share,
         missing_trials,
         run_here,
@@ -99,7 +101,7 @@ def run(
             *now.plan.configs,
             *now.plan.confirmations,
         ]  # not only those chosen so far: a share stays the same
-        missing = [now.plan.config(i) for i in share.of(everything) if i in now.missing]
+        missing = in_order(now, [i for i in share.of(everything) if i in now.missing])
     else:
         missing = missing_trials(now)
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
@@ -111,7 +113,7 @@ def run(
             out.print("starting Ray ...")
             from study.cluster import Resources  # before the view's thread imports MLflow: each would slow the other
 
-            resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins)
+            resources = Resources(address, cpus_per_trial, gpus_per_trial, plugins, keep)
             if max_gpu_hours is not None:
                 if measure_share:
                     resources, measure_share = measured_share(now, places, resources, progress), False
@@ -123,7 +125,7 @@ def run(
         with progress.shown():
             if share:
                 with sigterm_as_ctrl_c():
-                    run_here(missing, places, progress, threads=max(1, int(cpus_per_trial)))
+                    run_here(missing, places, progress, threads=max(1, int(cpus_per_trial)), keep=keep)
             elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
@@ -175,7 +177,7 @@ def trial(
     if record is None or not record.settled:
         training = run_trial(config, places, device=device, threads=threads)
         try:
-            record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)))
+            record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)), err.print)
         except KeyboardInterrupt:
             raise _interrupted() from None
     if record.last is None:

@@ -29,6 +29,8 @@ class Resources:
     """None: one where the cluster has GPUs, else none."""
     plugins: tuple[Plugin, ...] = ()
     """Users' code that workers load."""
+    keep: bool = False
+    """Whether checkpoints of finished trials stay."""
 
 
 @contextmanager

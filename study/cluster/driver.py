@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ import psutil
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
+from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study.cluster.connection import Resources, cluster, share
 from study.cluster.suggesting import NotSaved, PerGroup, Suggestions, config_of
@@ -24,6 +25,7 @@ from study.records import Failure, Record, RecordStore
 from study.searcher import Searcher
 from study.space import Scheduler
 
+SCRATCH = "dh2l-study-"
 RETRIES = 2
 """How often a trial whose worker died goes on elsewhere from its checkpoint."""
 
@@ -51,7 +53,7 @@ def run_on_ray(
     Raises:
         UserError: the cluster cannot be reached, or is too small for one trial.
     """
-    with scratch_folder(places.ray) as scratch, cluster(resources.address), Interrupt(observer) as interrupt:
+    with scratch_folder() as scratch, cluster(resources.address), Interrupt(observer) as interrupt:
         gpus, concurrent = share(resources)
         driver = _Driver(places, observer, interrupt)
         trainable = tune.with_resources(
@@ -61,6 +63,7 @@ def run_on_ray(
                 threads=max(1, int(resources.cpus)),
                 gpu=gpus > 0,
                 plugins=resources.plugins,
+                keep=resources.keep,
             ),
             {"cpu": resources.cpus, "gpu": gpus},
         )
@@ -90,15 +93,16 @@ def run_on_ray(
 
 
 @contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder for what Ray Tune writes, removed afterwards; also those that killed drivers of this host left."""
-    host = socket.gethostname()
-    for left in folder.glob(f"{host}~*"):
-        pid = left.name.rpartition("~")[2]
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what Ray Tune writes, removed afterwards; also those that killed drivers of this host left.
+
+    It lies among the system's temporary files, as Ray's own: a results folder that is full stops no run.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        pid = left.name.removeprefix(SCRATCH).partition("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
-    scratch = folder / f"{host}~{os.getpid()}"
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
     try:
         yield scratch
     finally:
@@ -111,6 +115,7 @@ class _Driver(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
     def __init__(self, places: Places, observer: Observer, interrupt: Interrupt) -> None:
         self._store, self._places = RecordStore(places.trials), places
         self._observer, self._interrupt = observer, interrupt
+        self._waiting: dict[str, str] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._observer.started(config_of(trial))
@@ -118,13 +123,17 @@ class _Driver(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        config, reason = config_of(trial), result["waiting"]
         if result["epoch"]:
-            self._observer.epoch(config_of(trial), EpochResult(result["epoch"], result["metrics"]))
+            self._observer.epoch(config, EpochResult(result["epoch"], result["metrics"]))
+        if reason and reason != self._waiting.get(config.identity):
+            self._waiting[config.identity] = reason
+            self._observer.note(reason)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config, last = config_of(trial), trial.last_result or {}
         if last.get("state") is not None:
-            record = self._store.get(config.identity, self._places.set_aside)
+            record = self._record(config.identity)
             if record is not None:
                 self._observer.filed(record)
             else:
@@ -138,12 +147,19 @@ class _Driver(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config = config_of(trial)
-        filed = self._store.get(config.identity, self._places.set_aside)
+        filed = self._record(config.identity)
         if filed is not None and filed.state == "failed":  # the worker lived to say why
             self._observer.filed(filed)
             return
         message = f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}"
         self._file(unfinished_record(config, "failed", Failure(kind="WorkerDied", message=message)))
+
+    def _record(self, identity: str) -> Record | None:
+        try:
+            return self._store.get(identity, self._places.set_aside)
+        except (OSError, UserError) as error:
+            self._observer.note(f"the record of {identity} cannot be read: {error}")
+            return None
 
     def _file(self, record: Record) -> None:
         try:
