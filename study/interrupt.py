@@ -41,7 +41,7 @@ class Interrupt:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """A context in which SIGTERM, which job schedulers send, ends this process's trial as Ctrl-C does: claim released."""
+    """A context in which SIGTERM, which job schedulers send, ends this process's trial as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

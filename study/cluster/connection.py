@@ -58,10 +58,8 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        token = "; if it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name it here too"
-        raise UserError(
-            f"the Ray cluster at {where} cannot be reached: {reason}{token if address else ''}"
-        ) from None
+        hint = "; if it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name it here too"
+        raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}{hint if address else ''}") from None
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
     try:

@@ -9,6 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dh2l.errors import first_line
+from dh2l.plugins import Plugin
 from study.cluster.connection import cluster
 from study.health import Asked, Facts, look
 
@@ -18,13 +19,16 @@ ANSWER_S = 180.0
 """How long a node may take to answer: it may load torch from a slow disk."""
 
 
-def ask_nodes(asked: Asked, address: str | None, expected: int | None) -> list[tuple[Asked, Facts | str]]:
+def ask_nodes(
+    asked: Asked, address: str, expected: int | None, plugins: tuple[Plugin, ...] = ()
+) -> list[tuple[Asked, Facts | str]]:
     """What each node was asked, and what it found; a sentence where it gave no answer.
 
     Args:
         asked: what to ask; each node gets its own name, Ray folder and GPUs filled in.
-        address: of the cluster; None starts Ray on this machine.
+        address: of the cluster.
         expected: how many nodes to wait for; None takes those that are there.
+        plugins: users' code that nodes load.
 
     Raises:
         UserError: the cluster cannot be reached.
@@ -33,8 +37,8 @@ def ask_nodes(asked: Asked, address: str | None, expected: int | None) -> list[t
         deadline = time.monotonic() + PATIENCE_S
         while len(nodes := _alive()) < (expected or 0) and time.monotonic() < deadline:
             time.sleep(0.5)
-        task = ray.remote(num_cpus=0, max_retries=0)(look)
-        pending = []
+        task = ray.remote(num_cpus=0, max_retries=0)(_look)
+        answers: dict[Any, Asked] = {}
         for node in nodes:
             own = replace(
                 asked,
@@ -43,9 +47,15 @@ def ask_nodes(asked: Asked, address: str | None, expected: int | None) -> list[t
                 gpus=node["Resources"].get("GPU", 0.0),
             )
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            pending.append((own, task.options(scheduling_strategy=there).remote(own)))
-        ray.wait([answer for _, answer in pending], num_returns=len(pending), timeout=ANSWER_S)
-        return [(own, _answer(answer)) for own, answer in pending]
+            answers[task.options(scheduling_strategy=there).remote(own, plugins)] = own
+        ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
+        return [(own, _answer(answer)) for answer, own in answers.items()]
+
+
+def _look(asked: Asked, plugins: tuple[Plugin, ...]) -> Facts:
+    for plugin in plugins:
+        plugin.load()
+    return look(asked)
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -61,7 +71,7 @@ def _answer(reference: Any) -> Facts | str:
     try:
         facts: Facts = ray.get(reference, timeout=0)
     except ray.exceptions.GetTimeoutError:
-        return f"no answer within {ANSWER_S:.0f} s"
+        return f"nothing within {ANSWER_S:.0f} s"
     except ray.exceptions.RayError as error:
         return first_line(getattr(error, "cause", None) or error)
     return facts
