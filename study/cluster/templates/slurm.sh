@@ -24,12 +24,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$PWD/.ray-token-$SLURM_JOB_ID RAY
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
 
 pids=()
-finish() {
-    kill "${pids[@]}" 2>/dev/null || true
-    wait
-    rm -f "$RAY_AUTH_TOKEN_PATH"
-}
-trap finish EXIT
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
 common=(--block --num-cpus="$cpus" --num-gpus="$gpus" --temp-dir="/tmp/ray-$SLURM_JOB_ID")
 ray start --head --node-ip-address="$head" --port="${address##*:}" --include-dashboard=false "${common[@]}" &
