@@ -98,7 +98,7 @@ def look(asked: Asked) -> Facts:
         hashes=hashes,
         data_problems=problems,
         disks={name: disk for name, folder in folders.items() if folder and (disk := _disk(folder))},
-        gpus=_gpus(),
+        gpus=_gpus(asked),
         results=_results(asked),
         token_on=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     )
@@ -117,7 +117,9 @@ def _disk(folder: AnyPath) -> Disk | None:
     return None
 
 
-def _gpus() -> tuple[Gpu, ...] | str:
+def _gpus(asked: Asked) -> tuple[Gpu, ...] | str:
+    if not asked.gpus and not any(map(shutil.which, ("nvidia-smi", "rocm-smi"))):
+        return ()  # torch takes seconds to load, only to say the same
     import torch
 
     try:

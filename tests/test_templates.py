@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
-import yaml
 from cluster_fixtures import TINY, free_port, on_path
+from ruamel.yaml import YAML
 from study_fixtures import ROOT, CommandLine, write_study
 
 TEMPLATES = ROOT / "study" / "cluster" / "templates"
@@ -91,7 +91,7 @@ def test_a_script_has_nothing_that_shellcheck_warns_of(script: Path) -> None:
 
 
 def test_the_manifest_for_kubernetes_fits_its_schema_and_asks_for_a_token_and_a_study_of_ours(cli: CommandLine) -> None:
-    job = yaml.safe_load((TEMPLATES / "kuberay.yaml").read_text(encoding="utf-8"))
+    job = YAML(typ="safe", pure=True).load(TEMPLATES / "kuberay.yaml")
     schema = json.loads((Path(__file__).parent / "rayjob.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(job)

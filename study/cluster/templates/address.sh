@@ -7,5 +7,5 @@ set -euo pipefail
 study=$1 address=$2
 shift 2
 
-dh2l-study doctor "$study" --address "$address"
+dh2l-study doctor "$study" --address "$address" --no-mlflow # a run goes on without its store
 exec dh2l-study run "$study" --address "$address" "$@"

@@ -37,7 +37,7 @@ if ((nodes > 1)); then
     pids+=($!)
 fi
 
-dh2l-study doctor "$study" --address "$address" --nodes "$nodes"
+dh2l-study doctor "$study" --address "$address" --nodes "$nodes" --no-mlflow # a run goes on without its store
 dh2l-study run "$study" --address "$address" "$@" &
 run=$!
 trap 'kill -TERM "$run"' TERM
