@@ -95,7 +95,7 @@ def read_all(paths: Sequence[AnyPath]) -> list[bytes | OSError]:
     names = [path.path for path in remote]
     with _as_os_errors():
         found: Any = remote[0].fs.cat(names, on_error="return") if len(names) > 1 else {names[0]: _read(remote[0])}
-    return [found[n] if isinstance(found[n], bytes | OSError) else OSError(errno.EIO, str(found[n])) for n in names]
+    return [found[n] if isinstance(found[n], bytes) else _os_error(found[n]) for n in names]
 
 
 def files(folder: AnyPath, pattern: str) -> list[AnyPath]:
@@ -130,11 +130,18 @@ def _as_os_errors() -> Iterator[None]:
     """Whatever an object store's client raises, as an OSError."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise OSError(errno.EIO, f"{type(error).__name__}: {line[:300]}") from error
+        raise _os_error(error) from error
+
+
+def _os_error(error: Exception) -> OSError:
+    """An OSError that says in words what went wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return error
+    line = (str(error).splitlines() or [""])[0][:300]
+    if isinstance(error, FileNotFoundError | FileExistsError):
+        return type(error)(errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EEXIST, line)
+    return OSError(errno.EIO, f"{type(error).__name__}: {line}")
 
 
 def _written(path: Path, content: bytes, *, durable: bool) -> Path:
@@ -151,8 +158,10 @@ def _written(path: Path, content: bytes, *, durable: bool) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(0o644)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     return temporary
 

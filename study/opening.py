@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from dh2l.atomic import write_atomically
 from dh2l.data import DATA_SETS, Manifest, prepare, read_manifest, verify
 from dh2l.errors import DataError, UserError
+from study.changes import note_wanted
 from study.places import Places
 from study.plan import make_plan
 from study.records import RecordStore
@@ -53,6 +54,8 @@ def open_study(
         for key, tree in plan.trees.items():
             write_atomically(places.tree(key), json.dumps(tree.paths, ensure_ascii=False).encode())
     now = standing(plan, places)
+    if write:
+        note_wanted(now, places)
     for warning in now.found.warnings():
         warn(warning)
     if write and now.found.damaged:

@@ -8,8 +8,13 @@ from importlib import resources
 from pathlib import Path
 
 from dh2l.atomic import AnyPath, write_atomically
-from dh2l.errors import UserError, first_line, unknown_name
+from dh2l.errors import UserError, unknown_name
 from study.redaction import store_name
+
+PROBE_BYTES = 4096
+"""Of a file that is written to see whether one can be: a full disk takes empty ones."""
+STORES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
+"""Kinds of object stores, each with the package that reaches it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,10 @@ class Places:
         """Folder of one study's rendered tables."""
         return self.local / "tables" / _name("study", study)
 
+    def wanted(self, study: str) -> Path:
+        """The list of the trials that a study's last run wanted."""
+        return self.table(study) / "trials.json"
+
     def require_writable(self) -> None:
         """Make the results folder, and refuse one that cannot be written before anything is computed.
 
@@ -127,12 +136,12 @@ class Places:
         try:
             for folder in (self.trials, self.claims):
                 probe = folder / f".probe-{socket.gethostname()}-{os.getpid()}"
-                write_atomically(probe, b"")
+                write_atomically(probe, bytes(PROBE_BYTES))
                 probe.unlink()
         except OSError as error:
             raise UserError(
                 f"the results folder {self.results} cannot be written ({error.strerror}); "
-                "give another with --results, or mend its permissions"
+                "mend that, or give another with --results"
             ) from None
 
 
@@ -142,19 +151,20 @@ def place(text: str) -> AnyPath:
     Raises:
         UserError: there is no such kind of store, or what reaches it is not installed.
     """
-    protocol, url, _ = text.partition("://")
-    if not url:
+    protocol, is_url, where = text.partition("://")
+    if not is_url:
         return Path(text)
-    from fsspec import available_protocols
+    if protocol not in STORES:
+        raise UserError(unknown_name("kind of store", protocol, STORES))
+    if not where.partition("/")[0]:
+        raise UserError(f"{text} names no bucket; give {protocol}://BUCKET/PLACE")
     from upath import UPath
 
-    if protocol not in available_protocols():
-        raise UserError(unknown_name("kind of store", protocol, ["s3", "gs", "az", *available_protocols()]))
     try:  # without a cache of listings: other machines write there too
         there: UPath = UPath(text, use_listings_cache=False)
         there.fs  # noqa: B018 imports what reaches the store
-    except ImportError as error:
-        raise UserError(f"{text}: {first_line(error)}") from None
+    except ImportError:
+        raise UserError(f"{text} needs {STORES[protocol]}, which is not installed; pip install it") from None
     return there
 
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote, unquote_plus
 HIDDEN = "***"
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SHORT = 4
+_BEGIN, _END = 100, 200
 
 
 def store_name(uri: str) -> str:
@@ -40,6 +41,12 @@ def redacted(text: str) -> str:
         bounded = rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < _SHORT else re.escape(secret)
         text = re.sub(bounded, HIDDEN, text)
     return text
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error without secrets, and without its middle where it is long: the cause stands last."""
+    line = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return line if len(line) <= _BEGIN + _END else f"{line[:_BEGIN]} … {line[-_END:]}"
 
 
 def _secrets(uri: str) -> set[str]:

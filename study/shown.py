@@ -14,6 +14,8 @@ from study.records import Record
 
 CURVE_POINTS = 100
 """A curve is thinned to about this many points."""
+LAST = "train_loss"
+"""The metric of an epoch that is written last: where it is shown, the whole epoch is."""
 
 
 class Point(NamedTuple):
@@ -33,13 +35,13 @@ def digest(text: str) -> str:
 def points(metrics: dict[str, Any], step: int) -> list[Point]:
     """The metrics of one epoch; `time` is when it ended (default: now), and what does not exist is left out.
 
-    Of two values at one step MLflow shows the younger, so what can change needs a time of its own.
+    Of two values at one step MLflow shows the younger, so what can change needs a time of its own. `LAST` comes last.
     """
     timestamp = int(1000 * metrics.get("time", time.time()))
     return [
-        Point(name, float(value), timestamp, step)
-        for name, value in metrics.items()
-        if name != "time" and value is not None and not math.isnan(value)
+        Point(name, float(metrics[name]), timestamp, step)
+        for name in sorted(metrics, key=LAST.__eq__)
+        if name != "time" and metrics[name] is not None and not math.isnan(metrics[name])
     ]
 
 

@@ -8,12 +8,15 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a view that is down must not hold a run up
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # else two lines for every run that ends
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -23,7 +26,7 @@ from mlflow.tracking.context.system_environment_context import SystemEnvironment
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from dh2l.atomic import files
+from dh2l.atomic import AnyPath, files
 from dh2l.config import TrainConfig, flat
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
@@ -32,9 +35,10 @@ from study.frames import cells_of, trial_frame
 from study.places import Places
 from study.plan import Plan
 from study.records import Record, read_arrays
-from study.redaction import redacted
+from study.redaction import reason
 from study.running import missing_trials
 from study.states import Standing, State
+from study.store import prepare, set_aside_damaged
 from study.tables import Page, render, to_markdown
 from study.views import link, shared_views
 
@@ -42,8 +46,9 @@ BATCH = 1000
 """Metrics per request, MLflow's own limit."""
 VIEW_TAG, VIEW_NAME_TAG = "mlflow.sharedViewState.", "dh2l.view."
 STATUS = {"done": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
-UNREACHABLE = (MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError)
-"""What a store raises that is down, damaged or refuses, or a `MLFLOW_RUN_CONTEXT` that is no JSON."""
+UNREACHABLE = (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError)
+"""What a store raises that is down, damaged or refuses, whose driver is not installed or whose address is none; or a
+`MLFLOW_RUN_CONTEXT` that is no JSON."""
 
 
 class StudyView:
@@ -53,21 +58,20 @@ class StudyView:
         """Open the store; the first time that takes some seconds.
 
         Raises:
-            mlflow.exceptions.MlflowException: the store cannot be reached.
+            Exception: one of `UNREACHABLE`.
         """
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        places.mlflow.mkdir(parents=True, exist_ok=True)
+        for name in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
         if places.local_store:  # else MLflow leaves an empty ./mlruns wherever the command was typed
             os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", (places.mlflow / "artifacts").as_uri())
         self.places, self.study = places, study
-        self._lock = FileLock(places.mlflow / "writer.lock")
+        self._lock = FileLock(_lock_file(places))
         self._runs: dict[tuple[str, str], Run] = {}
         self._shown_steps: dict[str, set[int]] = {}
         with self._lock:
+            prepare(places)
             self._client = MlflowClient(tracking_uri=places.tracking_uri)
             self._experiment = self._experiment_id()
-            self._reload()
 
     def _experiment_id(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "dh2l-study")
@@ -76,7 +80,13 @@ class StudyView:
             return str(known.experiment_id)
         local = (self.places.mlflow / "artifacts").as_uri() if self.places.local_store else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI's page for training runs
-        return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
+        try:
+            return str(self._client.create_experiment(name, artifact_location=local, tags=kind))
+        except MlflowException as error:
+            known = self._client.get_experiment_by_name(name)
+            if known is None:
+                raise error from None
+            return str(known.experiment_id)  # another run made it meanwhile
 
     def _reload(self) -> None:
         """Read the study's runs anew, and delete what another writer made twice."""
@@ -122,8 +132,9 @@ class StudyView:
             if kind == "trial":  # cells stay at the top level, where the run table shows them without unfolding
                 tags["mlflow.parentRunId"] = self._run("study", self.study, self.study).info.run_id
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
-        if params and not run.data.params:
-            for part in shown.parts([Param(k, str(v)) for k, v in params.items()], 100):
+        absent = [Param(k, str(v)) for k, v in (params or {}).items() if k not in run.data.params]
+        if absent:
+            for part in shown.parts(absent, 100):
                 self._client.log_batch(run.info.run_id, params=part)
             run = self._client.get_run(run.info.run_id)
         self._runs[kind, key] = run
@@ -144,7 +155,8 @@ class StudyView:
         rows = [Metric(point.name, point.value, point.timestamp, point.step) for point in points]
         for part in shown.parts(rows, BATCH):
             self._client.log_batch(run.info.run_id, metrics=part)
-        self._client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in (tags or {}).items()])
+        if tags:
+            self._client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def begin(self, config: TrainConfig) -> None:
         """Show a trial, and so its study, as running."""
@@ -167,41 +179,46 @@ class StudyView:
         """The epochs that a trial's run shows already."""
         run_id = run.info.run_id
         if run_id not in self._shown_steps:
-            history = self._client.get_metric_history(run_id, "train_loss")
+            history = self._client.get_metric_history(run_id, shown.LAST)
             self._shown_steps[run_id] = {metric.step for metric in history}
         return self._shown_steps[run_id]
 
-    def trial(self, record: Record) -> None:
-        """Show a trial's record: curves, scalars, state. Does nothing where that is shown already."""
+    def trial(self, record: Record, file: AnyPath | None = None) -> None:
+        """Show a trial's record: curves, scalars, state. Does nothing where that is shown already.
+
+        The tags, whose mark says that it is shown, come last: what is cut off before them is made again.
+        """
         tags = shown.trial_tags(record)
         with self._lock:
             run = self._run_of_record(record)
             if run.data.tags.get("dh2l.record") == tags["dh2l.record"]:
                 return
             steps = self._steps(run)
-            curves = [point for point in shown.curves(record, self._arrays(record)) if point.step not in steps]
+            curves = [point for point in shown.curves(record, self._arrays(record, file)) if point.step not in steps]
+            scalars = [point for point in shown.scalars(record) if run.data.metrics.get(point.name) != point.value]
+            self._log(run, [*curves, *scalars])
             steps |= {point.step for point in curves}
-            self._log(run, [*curves, *shown.scalars(record)], tags)
             self._client.set_terminated(run.info.run_id, STATUS[record.state])
+            self._log(run, tags=tags)
             self._runs["trial", record.identity] = self._client.get_run(run.info.run_id)
 
-    def _arrays(self, record: Record) -> dict[str, Any]:
+    def _arrays(self, record: Record, file: AnyPath | None) -> dict[str, Any]:
         """The arrays beside a record, wherever below the trials folder it lies; none where they are damaged."""
         if record.arrays_sha256 is None:
             return {}
+        with suppress(UserError):
+            return read_arrays(record, file or self.places.trials / f"{record.identity}.json")
         for path in files(self.places.trials, f"**/{record.identity}.json"):
-            try:
+            with suppress(UserError):
                 return read_arrays(record, path)
-            except UserError:
-                continue
         return {}
 
     def sync(self, standing: Standing) -> None:
         """Make the whole view from the records: parent, trials, cells, table. Twice is the same as once."""
         with self._lock:
             self._reload()
-            for record in standing.found.records.values():
-                self.trial(record)
+            for identity, record in standing.found.records.items():
+                self.trial(record, standing.found.paths.get(identity))
             self._clear_trials(standing)
             self._place_trials(standing)
             page = render(standing)
@@ -270,7 +287,7 @@ class StudyView:
             run = self._run("cell", key, " ".join(dict.fromkeys(words)))
             changed = {k: v for k, v in metrics.items() if run.data.metrics.get(k) != v}
             renamed = {k: v for k, v in tags.items() if run.data.tags.get(k) != v}
-            if changed or renamed:
+            if changed or renamed or run.info.status != "FINISHED":
                 self._log(run, shown.points(changed, 0), renamed)
                 self._client.set_terminated(run.info.run_id, "FINISHED")
                 self._runs["cell", key] = self._client.get_run(run.info.run_id)
@@ -295,9 +312,11 @@ def view_links(places: Places) -> dict[str, str]:
         UserError: the store cannot be read.
     """
     try:
+        with FileLock(_lock_file(places)):
+            prepare(places)
         experiments = MlflowClient(tracking_uri=places.tracking_uri).search_experiments()
     except UNREACHABLE as error:
-        raise UserError(f"the MLflow store {places.store_name} cannot be read: {_first_line(error)}") from None
+        raise _refusal(places, error, "read") from None
     links = {}
     for experiment in experiments:
         for tag, name in experiment.tags.items():
@@ -307,16 +326,22 @@ def view_links(places: Places) -> dict[str, str]:
     return dict(sorted(links.items()))
 
 
-def sync_study(standing: Standing, places: Places) -> None:
+def sync_study(standing: Standing, places: Places) -> Path | None:
     """Make a study's whole view from its records.
+
+    Returns:
+        Where the local store now lies that was damaged and gave way to a new one; else None.
 
     Raises:
         UserError: the store cannot be reached or refuses.
     """
     try:
+        with FileLock(_lock_file(places)):
+            aside = set_aside_damaged(places)
         StudyView(places, standing.plan.name).sync(standing)
     except UNREACHABLE as error:
-        raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
+        raise _refusal(places, error, "written") from None
+    return aside
 
 
 def log_report(standing: Standing, places: Places, page: Path) -> None:
@@ -328,11 +353,17 @@ def log_report(standing: Standing, places: Places, page: Path) -> None:
     try:
         StudyView(places, standing.plan.name).report(standing, page)
     except UNREACHABLE as error:
-        raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
+        raise _refusal(places, error, "written") from None
 
 
-def _first_line(error: Exception) -> str:
-    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:300]
+def _lock_file(places: Places) -> Path:
+    """The file whose lock a writer of the store holds."""
+    places.mlflow.mkdir(parents=True, exist_ok=True)
+    return places.mlflow / "writer.lock"
+
+
+def _refusal(places: Places, error: Exception, act: str) -> UserError:
+    return UserError(f"the MLflow store {places.store_name} cannot be {act}: {reason(error)}")
 
 
 def _extra_tags() -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 from study_fixtures import CommandLine, clean_environment, command, unfinished, write_study
 
+from dh2l import plugins
 from dh2l.data import read_manifest
 from study.observer import Observers
 from study.places import Places
@@ -162,20 +163,40 @@ def test_a_study_with_a_diverging_arm_ends_with_exit_code_1_its_table_and_the_tr
     assert ended.stdout.count("became non-finite in epoch 1") == 2  # as it ended, and below the table
 
 
+FAILING = """\
+from dh2l.registry import penalty
+
+calls = 0
+
+
+@penalty("failing")
+def failing(cos):
+    global calls
+    calls += 1
+    if calls > 9:  # in the second epoch
+        raise RuntimeError("what a user's code may raise")
+    return cos
+"""
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_trials_that_fail_cost_no_other_trial_and_no_worker(tmp_path: Path, digits: Path) -> None:
     """More failures than workers, between trials that are sound: every trial is accounted for."""
-    study = write_study(tmp_path, TWO_ARMS.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"), "failing")
+    text = TWO_ARMS.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]").replace("metric: cosine", "metric: failing")
+    study, plugin = write_study(tmp_path, text, "failing"), tmp_path / "failing.py"
+    plugin.write_text(FAILING, encoding="utf-8")
+    plugins.load(str(plugin))
     places = Places.of(tmp_path / "results", digits)
     doomed = [identity for identity in now(study, places).states if "-E-" in identity]
-    for identity in doomed:  # where its checkpoint belongs lies a file
-        places.checkpoint(identity).parent.mkdir(parents=True, exist_ok=True)
-        places.checkpoint(identity).touch()
-    ended = run(study, places, "--no-mlflow")
+    ended = run(study, places, "--no-mlflow", "--plugin", str(plugin))
     assert ended.returncode == 1, ended.stderr
     then = now(study, places)
     assert then.counts == {"done": 4, "failed": 4}
     assert [identity for identity, state in then.states.items() if state is State.FAILED] == doomed
     assert ended.stdout.count("/8] done ") == ended.stdout.count("/8] failed ") == 4
+    failure = then.found.records[doomed[0]].failure
+    assert failure is not None
+    assert "what a user's code may raise" in failure.message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

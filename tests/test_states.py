@@ -1,5 +1,6 @@
 """The state of every trial, from the files that lie there."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from study_fixtures import SMALL, done, planned, unfinished
+from study_fixtures import SMALL, CommandLine, done, planned, unfinished, write_study
 
 from dh2l.atomic import write_atomically
 from dh2l.config import TrainConfig
@@ -131,3 +132,28 @@ def test_shards_are_disjoint_and_together_the_whole_plan(plan: Plan, count: int)
     shares = [Shard(index, count).of(trials) for index in range(1, count + 1)]
     assert sorted(identity for share in shares for identity in share) == sorted(trials)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_plan_of_an_edited_study_shows_which_trials_are_new_kept_and_no_longer_wanted(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, SMALL.replace("epochs: 2", "epochs: 1"), "edited")
+    assert "since the last run" not in cli("plan", study)[1]
+    assert cli("run", study, "--shard", "1/4")[0] == 0
+    assert "since the last run" not in cli("plan", study)[1]
+    before = json.loads(cli("plan", study, "--json")[1])
+    assert before["since_last_run"]["new"] == before["since_last_run"]["unwanted"] == []
+
+    edited = study.read_text(encoding="utf-8").replace("seeds: [0, 1]", "seeds: [0, 2]")
+    study.write_text(edited, encoding="utf-8")
+    printed = cli("plan", study)[1]
+    gone = [trial["identity"] for trial in before["trials"] if "-s1-" in trial["identity"]]
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith(" digits-")}
+    assert {identity: words[-1] for identity, words in rows.items() if identity not in gone} == {
+        identity: "new" if "-s2-" in identity else "kept" for identity in rows if identity not in gone
+    }
+    assert "since the last run: 2 new, 2 kept, 2 no longer wanted" in printed
+    assert [identity for identity, words in rows.items() if words[:3] == ["no", "longer", "wanted;"]] == gone
+    since = json.loads(cli("plan", study, "--json")[1])["since_last_run"]
+    assert since["unwanted"] == gone
+    assert len(since["new"]) == len(since["kept"]) == 2

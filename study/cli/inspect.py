@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -70,11 +71,13 @@ def plan(
     trials_per_gpu: TrialsPerGpuOption = None,
 ) -> None:
     """Show a study's trials and which of them are done. Trains nothing."""
+    from study.changes import changes
     from study.running import cost_to_come, measured_share, missing_trials, trials_to_come
 
     gpus_per_trial, measure_share = gpu_share(cpus_per_trial, gpus_per_trial, trials_per_gpu)
     plugins, places = load_plugins(plugin), Places.of(results, data)
     now = load_standing(study, set_, places)
+    since = changes(now, places)
     cost = None
     if estimate and (missing_trials(now) or trials_to_come(now)):
         started = time.perf_counter()
@@ -97,18 +100,26 @@ def plan(
                     {"identity": i, "state": state.value, "config": now.plan.config(i).canonical()}
                     for i, state in now.states.items()
                 ],
+                "since_last_run": since and asdict(since),
                 **({"estimate": cost and estimate_values(cost)} if estimate else {}),
             }
         )
         return
     out.print(plan_line(now.plan))
-    table = Table("trial", "state", box=None)
+    edited = since if since and (since.new or since.unwanted) else None
+    new = set(edited.new if edited else ())
+    table = Table("trial", "state", *(["since the last run"] if edited else []), box=None)
     for identity, state in now.states.items():
-        table.add_row(identity, styled(state.value))
+        table.add_row(identity, styled(state.value), *(["new" if identity in new else "kept"] if edited else []))
     out.print(table)
     to_run, to_come = missing_trials(now), trials_to_come(now)
     later = f", then at most {to_come} that depend on their results" if to_come else ""
     out.print(f"{counts(now)}; `run` would train {len(to_run)} ({sum(c.epochs for c in to_run)} epochs){later}")
+    if edited:
+        numbers = f"{len(edited.new)} new, {len(edited.kept)} kept, {len(edited.unwanted)} no longer wanted"
+        out.print(f"since the last run: {numbers}")
+        for identity in edited.unwanted:
+            out.print(f" {identity}  no longer wanted; a record of it stays")
     if cost:
         out.print()
         print_estimate(cost)

@@ -65,6 +65,7 @@ def run(
 ) -> None:
     """Train what a study misses, then render its table. Run again, it trains only what is missing."""
     from study import tables
+    from study.changes import note_wanted
     from study.cost import require_within
     from study.interrupt import sigterm_as_ctrl_c
     from study.observer import Observers
@@ -132,6 +133,7 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
     now = standing(now.plan, places)
+    note_wanted(now, places)  # a searcher's trials too
     page = tables.render(now)
     files = tables.save(page, places.table(now.plan.name))
     out.print(f"\n{tables.to_markdown(page)}", markup=False)

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from dh2l.errors import UserError
 from study.cli.common import (
@@ -16,6 +17,7 @@ from study.cli.common import (
     ResultsOption,
     SetOption,
     StudyArgument,
+    err,
     load_plugins,
     load_standing,
     out,
@@ -78,7 +80,11 @@ def mlflow_sync(
     places.claim_name(now.plan.name, now.plan.file.document.path)
     from study.tracking import sync_study
 
-    sync_study(now, places)
+    if aside := sync_study(now, places):
+        err.print(
+            f"[yellow]warning:[/yellow] the MLflow store was damaged and lies in {escape(str(aside))} now; "
+            "the new one has this study alone: sync the others too"
+        )
     if report:
         write_report(now, places, track=True)
     line = f"{now.plan.name}: {len(now.found.records)} records, {len(now.plan.cells)} cells; {places.store_name}"

@@ -1,0 +1,76 @@
+"""Several drivers at once over the same results: whoever comes first trains a trial, the others wait for its record."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from study_fixtures import clean_environment, write_study
+
+from dh2l.data import read_manifest
+from study.claims import Claims
+from study.places import Places
+from study.plan import make_plan
+from study.standing import standing
+from study.studyfile import find_study
+
+ONE = """\
+title: One
+config: {dataset: digits, epochs: 4, batch_size: 256}
+columns: [{name: digits}]
+rows:
+  - arm: baseline+l2
+  - {arm: E, metric: cosine, set: {lambda_e: 0.1}}
+seeds: [0, 1]
+"""
+OTHER = ONE.replace("metric: cosine", "metric: angular2")
+"""Shares the baseline's trials."""
+WRITING_DOWN = """\
+import os
+
+import study.trial
+
+train = study.trial.train
+
+
+def written_down(config, *words, **named):
+    with open(os.environ["TRAINED"], "a", encoding="utf-8") as file:
+        file.write(config.identity + "\\n")
+    return train(config, *words, **named)
+
+
+study.trial.train = written_down
+"""
+
+
+def test_of_several_drivers_one_trains_each_trial_and_all_end_with_whole_tables(tmp_path: Path, digits: Path) -> None:
+    """Two of one study, one of another that shares trials with it; two of them through Ray."""
+    one, other = write_study(tmp_path, ONE, "one"), write_study(tmp_path, OTHER, "other")
+    places, plugin, trained = Places.of(tmp_path / "results", digits), tmp_path / "own.py", tmp_path / "trained"
+    plugin.write_text(WRITING_DOWN, encoding="utf-8")
+    where = ["--results", places.results, "--data", places.data, "--no-mlflow", "--plugin", plugin]
+    with ExitStack() as stack:
+        drivers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "study", *map(str, ["run", *words, *where])],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env=clean_environment(TRAINED=str(trained)),
+                )
+            )
+            for words in ([one], [other], [one, "--shard", "1/1"])
+        ]
+        ends = [driver.communicate(timeout=240)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0, 0], ends
+    assert all(end.count("(n=2)") >= 2 for end in ends)
+    wanted = set[str]()
+    for study in (one, other):
+        now = standing(make_plan(find_study(str(study)), lambda name: read_manifest(name, digits)), places)
+        assert now.counts == {"done": 4}
+        assert now.found.warnings() == []
+        wanted |= set(now.states)
+    assert sorted(trained.read_text(encoding="utf-8").split()) == sorted(wanted)
+    assert len(wanted) == 6
+    assert Claims(places.claims).everyone() == {}
