@@ -381,4 +381,4 @@ def probe(places: Places) -> None:
     try:
         StudyView(places, "doctor").try_out()
     except UNREACHABLE as error:
-        raise UserError(f"the MLflow store {places.store_name} cannot be written: {_first_line(error)}") from None
+        raise _refusal(places, error, "written") from None
