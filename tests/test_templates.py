@@ -39,7 +39,7 @@ def bash(script: str, *words: object, folder: Path, environment: dict[str, str])
         text=True,
     ) as process:
         try:
-            printed, error = process.communicate(timeout=120)
+            printed, error = process.communicate(timeout=240)
         except subprocess.TimeoutExpired:
             process.terminate()  # not killed: it ends what it started
             raise
