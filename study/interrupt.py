@@ -1,6 +1,8 @@
 """Ctrl-C once: every trial stops at the end of its epoch. Twice: everything stops at once."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from study.observer import Observer
@@ -35,3 +37,13 @@ class Interrupt:
     def _put_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """A context in which SIGTERM, which job schedulers send, ends this process's trial as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dh2l.config import TrainConfig
 from dh2l.errors import UserError, unknown_name
 from dh2l.explain import Finding, Location, findings
 from dh2l.yamlfile import is_file
@@ -54,6 +55,18 @@ class StudyFile:
     def documents(self) -> tuple[Document, ...]:
         """The file, then those that it extends, one after the other."""
         return tuple(self._chain)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets that the study names anywhere."""
+        study = self.study
+        named: list[Any] = [column.set.get("dataset") for column in study.columns]
+        if None in named:
+            named.append(study.config.get("dataset", TrainConfig.model_fields["dataset"].default))
+        named += [row.set.get("dataset") for row in study.rows]
+        for axes in (study.search, *(row.search for row in study.rows)):
+            named += (axes["dataset"].values or []) if "dataset" in axes else []
+        return tuple(dict.fromkeys(str(name) for name in named if name is not None))
 
     def place(self, location: Location) -> str:
         """Where a value came from: a place in a file, or the command line."""

@@ -263,6 +263,15 @@ class StudyView:
                 self._client.log_artifact(run_id, str(file))
                 self._client.set_tag(run_id, "dh2l.report", mark)
 
+    def try_out(self) -> None:
+        """Make a run, log to it, and delete it."""
+        with self._lock:
+            run = self._client.create_run(self._experiment, tags=_extra_tags(), run_name=self.study)
+            try:
+                self._log(run, shown.points({"probe": 1.0}, 0))
+            finally:
+                self._client.delete_run(run.info.run_id)
+
     def _cells(self, page: Page) -> None:
         """One run per cell as the table shows it now; cells that the study no longer has are removed."""
         kept = set()
@@ -361,3 +370,15 @@ def _extra_tags() -> dict[str, str]:
     """Tags for every run from `MLFLOW_RUN_CONTEXT`, a JSON object, as MLflow itself reads it."""
     context: Any = SystemEnvironmentContext
     return {str(k): str(v) for k, v in context().tags().items()} if context().in_context() else {}
+
+
+def probe(places: Places) -> None:
+    """Make a run in the store as studies do, write into it, and delete it.
+
+    Raises:
+        UserError: the store cannot be reached or refuses.
+    """
+    try:
+        StudyView(places, "doctor").try_out()
+    except UNREACHABLE as error:
+        raise _refusal(places, error, "written") from None

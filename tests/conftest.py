@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_fixtures import two_nodes
 from study_fixtures import CommandLine, places_in
 
 from dh2l import registry
@@ -65,6 +66,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     prepare("digits", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes on this machine."""
+    with two_nodes() as address:
+        yield address
 
 
 @pytest.fixture

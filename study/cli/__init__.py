@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli import again, analyse, data, inspect, report, train, view
+from study.cli import again, analyse, data, doctor, inspect, report, template, train, view
 from study.cli.common import MISTAKE, err
 
 app = typer.Typer(
@@ -30,6 +30,8 @@ app.command()(analyse.compare)
 app.command()(analyse.importance)
 app.command()(inspect.schema)
 app.command()(view.ui)
+app.command()(doctor.doctor)
+app.command()(template.template)
 app.add_typer(data.app, name="data")
 app.add_typer(view.app, name="mlflow")
 

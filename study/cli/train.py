@@ -67,6 +67,7 @@ def run(
     from study import tables
     from study.changes import note_wanted
     from study.cost import require_within
+    from study.interrupt import sigterm_as_ctrl_c
     from study.observer import Observers
     from study.progress import RunProgress
     from study.running import (
@@ -124,13 +125,8 @@ def run(
             live = LiveView(places, now.plan.name)
         with progress.shown():
             if share:
-                run_here(
-                    missing,
-                    places,
-                    progress,
-                    threads=max(1, int(cpus_per_trial)),
-                    keep=keep,
-                )
+                with sigterm_as_ctrl_c():
+                    run_here(missing, places, progress, threads=max(1, int(cpus_per_trial)), keep=keep)
             elif missing or trials_to_come(now):
                 observer = Observers([progress, live] if live else [progress])
                 interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)

@@ -10,7 +10,8 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tuner.restore is no
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours stops at the end of an epoch, and says so
 
 from study.cluster.connection import Resources
+from study.cluster.doctor import ask_nodes
 from study.cluster.driver import run_on_ray
 from study.cluster.measuring import timed, with_measured_share
 
-__all__ = ["Resources", "run_on_ray", "timed", "with_measured_share"]
+__all__ = ["Resources", "ask_nodes", "run_on_ray", "timed", "with_measured_share"]

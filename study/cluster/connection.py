@@ -1,6 +1,8 @@
 """A connection to a Ray cluster, or a Ray of our own, and what one trial gets of it."""
 
 import logging
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from ray._private import ray_constants
 
 from dh2l.errors import UserError
 from dh2l.plugins import Plugin
+
+CONNECT_S = 10.0
+"""How long a cluster's head may take to accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +34,57 @@ class Resources:
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[None]:
+def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
     """A connection to a cluster, or a Ray of our own that ends with us, and that only this machine can reach.
 
     Ray listens on every interface but where it is told that no other machine may join, as it is by default on
     Windows and macOS: then on 127.0.0.1 alone.
+
+    Args:
+        address: of a running cluster; None starts Ray on this machine.
+        patience_s: how long a cluster may take to come up.
+
+    Raises:
+        UserError: the cluster cannot be reached.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is told by its record
     # "local", for without an address Ray would join whatever cluster RAY_ADDRESS or this machine knows.
     where = address or "local"
     words: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
+    _require_listening(where, patience_s)
     joins = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = joins and where != "local"
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}") from None
+        hint = "; if it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name it here too"
+        raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}{hint if address else ''}") from None
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str, patience_s: float) -> None:
+    """Refuse a HOST:PORT where nothing listens: Ray itself would try for minutes, and then end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return  # auto, local, ray://: Ray's own to find
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"the Ray cluster at {address} cannot be reached: {error}; give the HOST:PORT of its head"
+                ) from None
+            time.sleep(0.5)
+        else:
+            return
 
 
 def share(resources: Resources) -> tuple[float, int]:

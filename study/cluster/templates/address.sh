@@ -1,0 +1,11 @@
+#!/bin/bash
+# An existing Ray cluster, from one of its nodes: bash address.sh STUDY HOST:PORT
+#
+# DH2L_RESULTS and DH2L_DATA name folders that every node sees; the results may lie in an object store.
+# A cluster that asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH with the file of its token.
+set -euo pipefail
+study=$1 address=$2
+shift 2
+
+dh2l-study doctor "$study" --address "$address" --no-mlflow # a run goes on without its store
+exec dh2l-study run "$study" --address "$address" "$@"

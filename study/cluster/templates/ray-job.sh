@@ -1,0 +1,12 @@
+#!/bin/bash
+# A job of an existing Ray cluster, whose driver runs there: bash ray-job.sh STUDY http://HOST:8265
+#
+# The cluster needs ray[default], for its dashboard takes jobs. A job has a working folder of its own, so STUDY is a
+# shipped name or an absolute path, and DH2L_RESULTS and DH2L_DATA are absolute, on folders that every node sees; the
+# results may lie in an object store. A cluster that asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH.
+set -euo pipefail
+study=$1 dashboard=$2
+shift 2
+
+exec ray job submit --address "$dashboard" -- \
+    dh2l-study run "$study" --address auto --results "$DH2L_RESULTS" --data "$DH2L_DATA" "$@"
