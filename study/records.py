@@ -48,6 +48,8 @@ class Failure(BaseModel):
     """The loss's term that was not finite, where the trial diverged."""
     traceback: str = ""
     """Its last lines."""
+    log: tuple[str, ...] = ()
+    """The last lines that the trial's process printed, warned of or logged."""
 
 
 class Provenance(BaseModel):
@@ -97,6 +99,12 @@ class Record(BaseModel):
     def retried(self, retries: int) -> "Record":
         """The same, of a trial that was begun anew so often."""
         return self.model_copy(update={"provenance": self.provenance.model_copy(update={"retries": retries})})
+
+    def logged(self, lines: tuple[str, ...]) -> "Record":
+        """The same, with what the trial's process printed last, where it failed."""
+        if self.failure is None:
+            return self
+        return self.model_copy(update={"failure": self.failure.model_copy(update={"log": lines})})
 
     @property
     def settled(self) -> bool:

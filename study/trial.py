@@ -19,6 +19,7 @@ from dh2l.trainer import train
 from study import provenance
 from study.claims import ClaimedElsewhere, Claims, Holder
 from study.filing import arrays_of, finished_record, unfinished_record
+from study.log import TrialLog, last_lines
 from study.places import Places
 from study.prepared import data_of
 from study.records import Failure, Record, RecordStore
@@ -66,10 +67,7 @@ def run_trial(
             ):
                 record = store.get(config.identity, places.set_aside)
                 if record is None or not record.settled:
-                    retries = claim.retries if record is None else record.provenance.retries + 1
-                    record, arrays = yield from _trained(config, places, claim, device, threads)
-                    record = record.retried(retries)
-                    record = yield from _filed(store, record, arrays)
+                    record = yield from _logged(config, places, claim, record, device, threads)
                 if record.settled and not keep:
                     remove_folder(places.checkpoint(config.identity))
                 return record
@@ -96,8 +94,24 @@ def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str
             wait(said := step.reason)
 
 
+def _logged(
+    config: TrainConfig, places: Places, claim: Holder, before: Record | None, device: str | None, threads: int | None
+) -> Trial:
+    """Train to a record and file it, with a log that is kept where the trial is not done; before, it had failed."""
+    path, done = places.log(config.identity), False
+    log = TrialLog(path, anew=before is not None)
+    try:
+        record, arrays = yield from _trained(config, places, claim, log, device, threads)
+        retries = max(claim.retries, 0 if before is None else before.provenance.retries + 1)
+        record = yield from _filed(RecordStore(places.trials), record.retried(retries).logged(last_lines(path)), arrays)
+        done = record.state == "done"
+        return record
+    finally:
+        log.close(keep=not done)
+
+
 def _trained(
-    config: TrainConfig, places: Places, claim: Holder, device: str | None, threads: int | None
+    config: TrainConfig, places: Places, claim: Holder, log: TrialLog, device: str | None, threads: int | None
 ) -> Generator[EpochResult, None, tuple[Record, dict[str, np.ndarray] | None]]:
     """Train to a record that is not filed yet, and its arrays.
 
@@ -107,12 +121,14 @@ def _trained(
     started, here = datetime.now(UTC), provenance.circumstances()
     checkpoints = places.checkpoint(config.identity)
     try:
-        data = data_of(config, places.data, places.tree(config.tree_hash))
+        with log.written():
+            data = data_of(config, places.data, places.tree(config.tree_hash))
         training = train(config, data, device=device, threads=threads, checkpoints=checkpoints, circumstances=here)
         with closing(training):
             while True:
                 try:
-                    epoch = next(training)
+                    with log.written():
+                        epoch = next(training)
                 except StopIteration as stop:
                     result: TrainResult = stop.value
                     break

@@ -14,11 +14,13 @@ from ray.tune.schedulers import FIFOScheduler
 
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
+from study.claims import Claims
 from study.cluster.connection import Resources, cluster, share
 from study.cluster.suggesting import NotSaved, PerGroup, Suggestions, config_of
 from study.cluster.worker import Trainable
 from study.filing import unfinished_record
 from study.interrupt import Interrupt
+from study.log import last_lines
 from study.observer import Observer
 from study.places import Places
 from study.records import Failure, Record, RecordStore
@@ -113,7 +115,7 @@ class _Driver(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
     """Passes what trials report to the observer, and files what only the driver can know."""
 
     def __init__(self, places: Places, observer: Observer, interrupt: Interrupt) -> None:
-        self._store, self._places = RecordStore(places.trials), places
+        self._store, self._claims, self._places = RecordStore(places.trials), Claims(places.claims), places
         self._observer, self._interrupt = observer, interrupt
         self._waiting: dict[str, str] = {}
 
@@ -152,7 +154,9 @@ class _Driver(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
             self._observer.filed(filed)
             return
         message = f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}"
-        self._file(unfinished_record(config, "failed", Failure(kind="WorkerDied", message=message)))
+        died, claim = Failure(kind="WorkerDied", message=message), self._claims.read(config.identity)
+        record = unfinished_record(config, "failed", died).retried(claim.retries if claim else RETRIES)
+        self._file(record.logged(last_lines(self._places.log(config.identity))))
 
     def _record(self, identity: str) -> Record | None:
         try:

@@ -8,6 +8,7 @@ from ray import tune
 from dh2l.config import TrainConfig
 from dh2l.plugins import Plugin
 from dh2l.results import EpochResult
+from study.log import CrashLog
 from study.places import Places
 
 
@@ -21,7 +22,7 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
             plugin.load()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic trials need it before cuBLAS starts
         self._places, self._threads, self._device = places, threads, "cuda" if gpu else "cpu"
-        self._keep = keep
+        self._keep, self._crash = keep, CrashLog()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -41,6 +42,7 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
         """One epoch; with the last one, the record is filed too."""
         from study.trial import Waiting
 
+        self._crash.turn_to(self._places.log(self._config.identity))
         epoch, metrics, state, waiting = 0, dict[str, float | None](), None, None
         try:
             result = next(self._training)
@@ -52,6 +54,7 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
                 waiting = result.reason
         except StopIteration as stop:
             state = stop.value.state
+            self._crash.turn_to(None)
             if state == "failed" and self._device == "cuda":
                 # It may have broken the process's CUDA context: Ray takes a new process after an exception, and tries
                 # the trial there again.

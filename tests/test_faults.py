@@ -1,0 +1,220 @@
+"""What goes wrong while a study runs, done for real: processes killed, a node lost, memory gone, a user in a hurry."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import pytest
+from study_fixtures import clean_environment, write_study
+
+from dh2l import plugins
+from dh2l.data import read_manifest
+from study.claims import Claim, Claims
+from study.observer import Observers
+from study.places import Places
+from study.plan import Plan, make_plan
+from study.records import Record, RecordStore, read_arrays
+from study.running import run_here
+from study.standing import standing
+from study.states import Standing
+from study.studyfile import find_study
+
+pytestmark = pytest.mark.usefixtures("forgotten")
+
+T = TypeVar("T")
+
+TIMED = {"history.time", "history.seconds", "history.images_per_s"}
+
+PLUGIN = """
+import ctypes, os, sys, warnings
+from pathlib import Path
+
+from dh2l.registry import penalty
+from dh2l.trainer import train
+
+train.__kwdefaults__["checkpoint_seconds"] = 0.0  # a checkpoint after every epoch
+
+
+def has_checkpoint(name):
+    return any(Path(os.environ["CHECKPOINTS"]).glob(f"*{name}*/checkpoint.pt"))
+
+
+@penalty("once")
+def once(cos):
+    marker = Path(os.environ["HAS_CRASHED"])
+    if not marker.exists() and has_checkpoint("once"):
+        marker.touch()
+        ctypes.string_at(0)
+    return cos
+
+
+@penalty("always")
+def always(cos):
+    if has_checkpoint("always"):
+        ctypes.string_at(0)
+    return cos
+
+
+@penalty("failing")
+def failing(cos):
+    if has_checkpoint("failing"):
+        print("what the user's code prints")
+        warnings.warn("what it warns of", stacklevel=1)
+        raise RuntimeError("what it raises")
+    return cos
+"""
+
+STUDY = """\
+title: Faults
+config: {dataset: digits, epochs: 4, batch_size: 256}
+columns: [{name: digits}]
+rows:
+ROWS
+seeds: [0]
+"""
+
+E = "{{arm: E, metric: {}, set: {{lambda_e: 0.1}}}}"
+
+
+def study_of(folder: Path, *rows: str, epochs: int = 4, seeds: str = "[0]") -> Path:
+    text = STUDY.replace("ROWS", "\n".join(f"  - {row}" for row in rows))
+    return write_study(folder, text.replace("epochs: 4", f"epochs: {epochs}").replace("[0]", seeds), "faults")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's code of these studies, which this process has loaded too."""
+    monkeypatch.setenv("CHECKPOINTS", str(places.results / "checkpoints"))
+    monkeypatch.setenv("HAS_CRASHED", str(tmp_path / "has-crashed"))
+    path = tmp_path / "faulty.py"
+    path.write_text(PLUGIN, encoding="utf-8")
+    plugins.load(str(path))
+    return path
+
+
+def now(study: Path, places: Places) -> Standing:
+    plan: Plan = make_plan(find_study(str(study)), lambda name: read_manifest(name, places.data))
+    return standing(plan, places)
+
+
+@contextmanager
+def running(study: Path, places: Places, *words: object) -> "Iterator[subprocess.Popen[str]]":
+    """`dh2l-study run` in a session of its own; nothing of it outlives the context."""
+    where = ["--no-mlflow", "--results", places.results, "--data", places.data]
+    with subprocess.Popen(
+        [sys.executable, "-m", "study", "run", *map(str, [study, *where, *words])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                for member in family_of(psutil.Process(process.pid)):
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+
+
+def family_of(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    return [process, *process.children(recursive=True)]
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a run."""
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def eventually(what: Callable[[], T | None], process: "subprocess.Popen[str]") -> T:
+    """What is there at last, while a run goes on; the deadline only guards against hanging."""
+    deadline = time.monotonic() + 60
+    while (found := what()) is None:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it does not come to pass"
+        time.sleep(0.02)
+    return found
+
+
+def checkpointed(places: Places, word: str) -> Claim | None:
+    """The claim of the trial in whose name the word is, once it has a checkpoint to go on from."""
+    for identity, claim in Claims(places.claims).everyone().items():
+        if word in identity and (places.checkpoint(identity) / "checkpoint.pt").exists():
+            return claim
+    return None
+
+
+def records(places: Places) -> dict[str, Record]:
+    return RecordStore(places.trials).read().records
+
+
+def assert_undisturbed(study: Path, places: Places, others: Places, identities: list[str]) -> None:
+    """These trials' records are those that they have when nothing happens to them."""
+    plan = now(study, places).plan
+    run_here([plan.configs[identity] for identity in identities], others, Observers([]), threads=1)
+    found, expected = records(places), records(others)
+    for identity in identities:
+        assert found[identity].state == "done"
+        assert found[identity].numbers() == expected[identity].numbers()
+        arrays, those = (
+            read_arrays(its[identity], there.trials / f"{identity}.json")
+            for its, there in ((found, places), (expected, others))
+        )
+        for name in those.keys() - TIMED:
+            np.testing.assert_array_equal(arrays[name], those[name], err_msg=name)
+
+
+def first_epochs(record: Record) -> list[int]:
+    return [attempt["first_epoch"] for attempt in record.provenance.attempts]
+
+
+def test_trials_whose_worker_is_killed_or_crashes_go_on_from_their_checkpoints_on_another(
+    tmp_path: Path, places: Places, plugin: Path
+) -> None:
+    rows = [E.format("always"), "arm: baseline+l2", E.format("once"), E.format("failing")]
+    study = study_of(tmp_path, *rows, epochs=8)
+    with running(study, places, "--plugin", plugin) as process:
+        claim = eventually(lambda: checkpointed(places, "baseline"), process)
+        os.kill(claim.pid, signal.SIGKILL)
+        code, out, error = ended(process)
+    assert code == 1, out + error
+    of_arm = {record.config["metric"] or "baseline": record for record in records(places).values()}
+    assert {name: record.state for name, record in of_arm.items()} == {
+        "baseline": "done",
+        "once": "done",
+        "always": "failed",
+        "failing": "failed",
+    }
+    for name in ("baseline", "once"):
+        first, *later = first_epochs(of_arm[name])
+        assert first == 1
+        assert len(later) == of_arm[name].provenance.retries == 1
+        assert later[0] > 1
+    assert_undisturbed(
+        study,
+        places,
+        Places.of(tmp_path / "undisturbed", places.data),
+        [of_arm[name].identity for name in ("baseline", "once")],
+    )
+    always = of_arm["always"].failure
+    assert always is not None
+    assert (always.kind, of_arm["always"].provenance.retries) == ("WorkerDied", 2)
+    assert always.log[0] == "Fatal Python error: Segmentation fault"
+    assert any("faulty.py" in line for line in always.log)
+    failing = of_arm["failing"].failure
+    assert failing is not None
+    assert failing.log[0] == "what the user's code prints"
+    assert any("what it warns of" in line for line in failing.log)
+    logs = {path.stem for path in (places.results / "logs").iterdir()}
+    assert logs == {of_arm[name].identity for name in ("always", "failing")}
