@@ -17,6 +17,7 @@ from dh2l.atomic import AnyPath, create_atomically, files, read, read_all, write
 from dh2l.errors import UserError, first_line
 
 RECORD_VERSION = 2
+_NO_MEMORY = re.compile(r"OutOfMemoryError|(CUDA|HIP)\b.*out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _HEAD = re.compile(rb'\{"checksum": "([0-9a-f]{64})", "record":\n')
 
 
@@ -50,6 +51,11 @@ class Failure(BaseModel):
     """Its last lines."""
     log: tuple[str, ...] = ()
     """The last lines that the trial's process printed, warned of or logged."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a GPU had no memory left."""
+        return _NO_MEMORY.search(f"{self.kind}: {self.message}") is not None
 
 
 class Provenance(BaseModel):

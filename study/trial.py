@@ -9,13 +9,16 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from dh2l.atomic import remove_folder
 from dh2l.config import TrainConfig
 from dh2l.errors import Diverged
 from dh2l.memory import freed_memory_kept
+from dh2l.optimizer import learning_rate
 from dh2l.results import EpochResult, TrainResult
-from dh2l.trainer import train
+from dh2l.trainer import Training, arithmetic, train
+from dh2l.weights import with_weights_hash
 from study import provenance
 from study.claims import ClaimedElsewhere, Claims, Holder
 from study.filing import arrays_of, finished_record, unfinished_record
@@ -77,6 +80,20 @@ def run_trial(
             reason = f"{config.identity} cannot begin: {places.results} fails ({error.strerror}); it is tried again"
         yield Waiting(reason)
         time.sleep(WAIT_S)
+
+
+def one_step(config: TrainConfig, places: Places, *, device: str, threads: int) -> Failure | None:
+    """Take one training step of a trial and leave nothing; returns what went wrong."""
+    try:
+        data = data_of(config, places.data, places.tree(config.tree_hash))
+        with freed_memory_kept(), arithmetic(config, threads):
+            training = Training(with_weights_hash(config.bound(data.manifest)), data, torch.device(device))
+            training.step.begin(1, learning_rate(config, 1))
+            training.step(next(iter(training.batches)))
+            training.objective.values()
+    except Exception as error:  # noqa: BLE001 a trial's edge, as of one that is trained
+        return _failure(error)
+    return None
 
 
 def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str], None]) -> Record:
@@ -142,10 +159,13 @@ def _trained(
         failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
         return unfinished_record(config, "diverged", failure, started=started), arrays_of(error.history)
     except Exception as error:  # noqa: BLE001 a trial's edge: whatever goes wrong becomes a failed record
-        lines = traceback.format_exc().splitlines()[-TRACEBACK_LINES:]
-        failure = Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
-        return unfinished_record(config, "failed", failure, started=started), None
+        return unfinished_record(config, "failed", _failure(error), started=started), None
     return finished_record(config, started, result), arrays_of(result.history, result)
+
+
+def _failure(error: Exception) -> Failure:
+    lines = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
+    return Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
 
 
 def _filed(
