@@ -23,7 +23,7 @@ class Check:
 def checks(now: Standing, configs: Iterable[TrainConfig]) -> list[Check]:
     """A check for each kind among the trials to come of which no trial is done yet.
 
-    Of one kind are trials with the same model, data and arm.
+    Of one kind are trials with the same model, data, arm and metric.
     """
     done = {_kind(now.plan.config(identity)) for identity, state in now.states.items() if state is State.DONE}
     cells = {
@@ -41,4 +41,4 @@ def checks(now: Standing, configs: Iterable[TrainConfig]) -> list[Check]:
 
 
 def _kind(config: TrainConfig) -> tuple[str, ...]:
-    return config.dataset, config.data_hash, config.tree_hash, config.model, config.arm
+    return config.dataset, config.data_hash, config.tree_hash, config.model, config.arm, config.metric or ""

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import pytest
-from study_fixtures import clean_environment, write_study
+from study_fixtures import CommandLine, clean_environment, write_study
 
 from dh2l import plugins
 from dh2l.data import read_manifest
@@ -29,6 +29,12 @@ from study.studyfile import find_study
 
 pytestmark = pytest.mark.usefixtures("forgotten")
 
+LOOPBACK = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a-token-of-these-tests-alone-of-some-length",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 stays what it is: no other machine may join
+}
+"""The environment of a Ray that only this machine can reach."""
 T = TypeVar("T")
 
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
@@ -36,6 +42,8 @@ TIMED = {"history.time", "history.seconds", "history.images_per_s"}
 PLUGIN = """
 import ctypes, os, sys, warnings
 from pathlib import Path
+
+import torch
 
 from dh2l.registry import penalty
 from dh2l.trainer import train
@@ -70,6 +78,33 @@ def failing(cos):
         warnings.warn("what it warns of", stacklevel=1)
         raise RuntimeError("what it raises")
     return cos
+
+
+@penalty("broken")
+def broken(cos):
+    raise ValueError("it never works")
+
+
+def gpus():
+    import ray
+
+    return ray.get_runtime_context().get_assigned_resources()["GPU"]
+
+
+@penalty("hungry")
+def hungry(cos):
+    if gpus() < 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return cos
+
+
+@penalty("starving")
+def starving(cos):
+    raise torch.OutOfMemoryError(f"CUDA out of memory on {gpus()} GPUs.")
+
+
+if "PROCESSES" in os.environ:
+    Path(os.environ["PROCESSES"], str(os.getpid())).touch()
 """
 
 STUDY = """\
@@ -114,7 +149,7 @@ def running(study: Path, places: Places, *words: object) -> "Iterator[subprocess
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment(),
+        env=clean_environment(**LOOPBACK),
         start_new_session=True,
     ) as process:
         try:
@@ -218,3 +253,141 @@ def test_trials_whose_worker_is_killed_or_crashes_go_on_from_their_checkpoints_o
     assert any("what it warns of" in line for line in failing.log)
     logs = {path.stem for path in (places.results / "logs").iterdir()}
     assert logs == {of_arm[name].identity for name in ("always", "failing")}
+
+
+def test_a_kind_of_trial_that_cannot_take_a_step_stops_the_run_before_it_trains(
+    tmp_path: Path, places: Places, plugin: Path
+) -> None:
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("broken"), seeds="[0, 1]", epochs=50)
+    with running(study, places, "--plugin", plugin) as process:
+        code, out, error = ended(process)
+    assert code == 2, out + error
+    (line,) = error.splitlines()
+    assert line.startswith("error: ")
+    assert "cell broken / E / digits" in line
+    assert "it never works" in line
+    assert "--no-check" in line
+    assert records(places) == {}
+
+
+def test_a_run_stops_once_as_many_trials_have_failed_as_it_may(tmp_path: Path, places: Places, plugin: Path) -> None:
+    study = study_of(tmp_path, E.format("broken"), seeds="[0, 1, 2, 3, 4, 5, 6, 7]")
+    with running(study, places, "--plugin", plugin, "--no-check", "--max-failures", 2) as process:
+        code, out, error = ended(process)
+    assert code == 1, out + error
+    assert "--max-failures 2" in out
+    assert "run the same command again to go on" in error
+    assert "| missing" in out or "failed" in out
+    assert 2 <= len(records(places)) < 8
+    assert {record.state for record in records(places).values()} == {"failed"}
+
+
+def test_a_shard_stops_at_the_failure_after_which_it_may_not_go_on(
+    tmp_path: Path, places: Places, plugin: Path, cli: CommandLine
+) -> None:
+    study = study_of(tmp_path, E.format("broken"), seeds="[0, 1, 2]")
+    code, out, _ = cli("run", study, "--shard", "1/1", "--max-failures", 2, "--plugin", plugin)
+    assert code == 1
+    assert "--max-failures 2" in out
+    assert len(records(places)) == 2
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+here = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={**here, "num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1, **here), cluster.add_node(num_cpus=1, num_gpus=1, **here)]
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, psutil.Process]]:
+    """The address and owner of a Ray cluster: a head that trains nothing and two nodes, one with a GPU in name only."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(**LOOPBACK),
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            yield process.stdout.readline().strip(), psutil.Process(process.pid)
+            process.stdin.close()
+            process.wait(timeout=60)
+        finally:
+            if process.poll() is None:
+                for member in reversed(family_of(psutil.Process(process.pid))):
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+
+
+ON_A_GPU = """
+import sys
+from pathlib import Path
+
+from dh2l import plugins
+from dh2l.data import read_manifest
+from study.cluster import Resources
+from study.observer import Observers
+from study.places import Places
+from study.plan import make_plan
+from study.running import run_plan
+from study.standing import standing
+from study.studyfile import find_study
+
+address, study, plugin, results, data = sys.argv[1:]
+loaded = (plugins.load(plugin),)
+places = Places.of(Path(results), data)
+plan = make_plan(find_study(study), lambda name: read_manifest(name, places.data))
+resources = Resources(address, 0.5, gpus=0.5, plugins=loaded, device="cpu")
+run_plan(standing(plan, places), places, resources, Observers([]))
+"""
+
+
+def test_a_trial_that_ran_out_of_memory_on_a_share_of_a_gpu_is_tried_once_more_with_a_whole_one(
+    tmp_path: Path, places: Places, plugin: Path, cluster: tuple[str, psutil.Process]
+) -> None:
+    study = study_of(tmp_path, E.format("hungry"), E.format("starving"), epochs=1, seeds="[0, 1]")
+    words = [cluster[0], study, plugin, places.results, places.data]
+    subprocess.run(
+        [sys.executable, "-c", ON_A_GPU, *map(str, words)], env=clean_environment(**LOOPBACK), timeout=120, check=True
+    )
+    found = records(places).values()
+    assert [record.state for record in found if record.config["metric"] == "hungry"] == ["done", "done"]
+    failures = [record.failure for record in found if record.config["metric"] == "starving"]
+    assert len(failures) == 2
+    for failure in failures:
+        assert failure is not None
+        assert failure.message.startswith("also alone on a whole GPU: ")
+        assert "on 1.0 GPUs" in failure.message
+    assert {record.provenance.retries for record in found} == {1}
+
+
+def test_a_trial_whose_node_is_lost_goes_on_from_its_checkpoint_on_another(
+    tmp_path: Path, places: Places, plugin: Path, cluster: tuple[str, psutil.Process]
+) -> None:
+    address, owner = cluster
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("once"), epochs=8)
+    with running(study, places, "--plugin", plugin, "--address", address, "--gpus-per-trial", 0) as process:
+        claim = eventually(lambda: checkpointed(places, "baseline"), process)
+        (node,) = [parent for parent in psutil.Process(claim.pid).parents() if parent.name() == "raylet"]
+        assert node in owner.children(recursive=True)
+        node.kill()
+        code, out, error = ended(process)
+    assert code == 0, out + error
+    found = records(places)
+    (lost,) = [identity for identity in found if "baseline" in identity]
+    first, *later = first_epochs(found[lost])
+    assert first == 1
+    assert len(later) == found[lost].provenance.retries == 1
+    assert later[0] > 1
+    assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), list(found))

@@ -61,7 +61,9 @@ def run(
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check/--no-check", help="First let each model, data set and arm take one training step."),
+        typer.Option(
+            "--check/--no-check", help="First let each model, data set, arm and metric take one training step."
+        ),
     ] = True,
     max_failures: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop, as Ctrl-C does, once N trials have failed.")
