@@ -1,11 +1,13 @@
 """What goes wrong while a study runs, done for real: processes killed, a node lost, memory gone, a user in a hurry."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -40,7 +42,7 @@ T = TypeVar("T")
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
 
 PLUGIN = """
-import ctypes, os, sys, warnings
+import ctypes, os, sys, time, warnings
 from pathlib import Path
 
 import torch
@@ -103,8 +105,11 @@ def starving(cos):
     raise torch.OutOfMemoryError(f"CUDA out of memory on {gpus()} GPUs.")
 
 
-if "PROCESSES" in os.environ:
-    Path(os.environ["PROCESSES"], str(os.getpid())).touch()
+@penalty("sleepy")
+def sleepy(cos):
+    while Path(os.environ["ASLEEP"]).exists():
+        time.sleep(0.1)
+    return cos
 """
 
 STUDY = """\
@@ -124,11 +129,17 @@ def study_of(folder: Path, *rows: str, epochs: int = 4, seeds: str = "[0]") -> P
     return write_study(folder, text.replace("epochs: 4", f"epochs: {epochs}").replace("[0]", seeds), "faults")
 
 
+def asleep(folder: Path) -> Path:
+    """The file that keeps trials asleep while it is there; the same in all tests, as is a cluster's environment."""
+    return folder.parent / "asleep"
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's code of these studies, which this process has loaded too."""
     monkeypatch.setenv("CHECKPOINTS", str(places.results / "checkpoints"))
     monkeypatch.setenv("HAS_CRASHED", str(tmp_path / "has-crashed"))
+    monkeypatch.setenv("ASLEEP", str(asleep(tmp_path)))
     path = tmp_path / "faulty.py"
     path.write_text(PLUGIN, encoding="utf-8")
     plugins.load(str(path))
@@ -307,14 +318,14 @@ cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[str, psutil.Process]]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
     """The address and owner of a Ray cluster: a head that trains nothing and two nodes, one with a GPU in name only."""
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=clean_environment(**LOOPBACK),
+        env=clean_environment(**LOOPBACK, ASLEEP=str(tmp_path_factory.getbasetemp() / "asleep")),
         start_new_session=True,
     ) as process:
         try:
@@ -376,18 +387,80 @@ def test_a_trial_whose_node_is_lost_goes_on_from_its_checkpoint_on_another(
     tmp_path: Path, places: Places, plugin: Path, cluster: tuple[str, psutil.Process]
 ) -> None:
     address, owner = cluster
-    study = study_of(tmp_path, "arm: baseline+l2", E.format("once"), epochs=8)
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("sleepy"), epochs=8)
     with running(study, places, "--plugin", plugin, "--address", address, "--gpus-per-trial", 0) as process:
-        claim = eventually(lambda: checkpointed(places, "baseline"), process)
-        (node,) = [parent for parent in psutil.Process(claim.pid).parents() if parent.name() == "raylet"]
+        claim = eventually(lambda: checkpointed(places, "sleepy"), process)
+        asleep(tmp_path).touch()  # the worker may live a little longer than its node
+        worker = psutil.Process(claim.pid)
+        (node,) = [parent for parent in worker.parents() if parent.name() == "raylet"]
         assert node in owner.children(recursive=True)
         node.kill()
+        eventually(lambda: gone([worker]), process)
+        asleep(tmp_path).unlink()
         code, out, error = ended(process)
     assert code == 0, out + error
     found = records(places)
-    (lost,) = [identity for identity in found if "baseline" in identity]
+    (lost,) = [identity for identity in found if "sleepy" in identity]
     first, *later = first_epochs(found[lost])
     assert first == 1
     assert len(later) == found[lost].provenance.retries == 1
     assert later[0] > 1
+    assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), list(found))
+
+
+def gone(family: Iterable[psutil.Process]) -> bool | None:
+    """Whether none of these processes is left: a zombie is none."""
+    left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+    return None if left else True
+
+
+def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_from_there_later(
+    tmp_path: Path, places: Places, plugin: Path, cli: CommandLine
+) -> None:
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("sleepy"), epochs=8)
+    with running(study, places, "--plugin", plugin) as process:
+        eventually(lambda: checkpointed(places, "sleepy"), process)
+        asleep(tmp_path).touch()
+        eventually(lambda: True if records(places) else None, process)
+        filed = {path: path.read_bytes() for path in places.trials.iterdir()}
+        family = family_of(psutil.Process(process.pid))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.stdout is not None
+        assert any("Ctrl-C again stops at once" in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        code, out, error = ended(process)
+    assert code == 130, error
+    assert "Traceback" not in error
+    assert "run the same command again to go on" in error
+    assert "(n=1)" in out
+    assert "missing (1 of 1)" in out
+    assert gone(family)
+    assert {path: path.read_bytes() for path in places.trials.iterdir()} == filed
+    asleep(tmp_path).unlink()
+
+    assert cli("run", study, "--shard", "1/1", "--plugin", plugin)[0] == 0
+    (sleepy,) = [record for record in records(places).values() if record.config["metric"] == "sleepy"]
+    first, later = first_epochs(sleepy)
+    assert first == 1 < later
+    assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), [sleepy.identity])
+
+
+def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the_same_numbers(
+    tmp_path: Path, places: Places, plugin: Path
+) -> None:
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("cosine"), seeds="[0, 1]", epochs=8)
+    with running(study, places, "--plugin", plugin) as process:
+        eventually(lambda: checkpointed(places, "digits"), process)
+        time.sleep(random.SystemRandom().uniform(0, 4))
+        family = family_of(psutil.Process(process.pid))
+        process.kill()
+        assert len(family) > 3
+        with running(study, places, "--plugin", plugin) as second:
+            code, out, error = ended(second)
+        assert code == 0, out + error
+        assert gone(family)
+    assert not list(Path(tempfile.gettempdir()).glob(f"dh2l-study-{process.pid}-*"))
+    found = records(places)
+    assert len(found) == 4
+    assert sum(record.provenance.retries for record in found.values()) > 0
     assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), list(found))

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import time
 from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import Any
 
 from ray import tune
@@ -13,6 +15,9 @@ from study.cluster.connection import Resources, has_fraction
 from study.log import CrashLog
 from study.places import Places
 from study.records import Failure, Record
+
+NODE_S = 1.0
+"""Seconds between two looks at whether the node still lives."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
     """A worker. It keeps no state outside the trial that it trains, so it is reused for the next."""
 
     def setup(self, config: dict[str, Any], places: Places, resources: Resources) -> None:
+        Thread(target=_end_with, args=(os.getppid(),), name="node", daemon=True).start()
         for plugin in resources.plugins:
             plugin.load()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic trials need it before cuBLAS starts
@@ -116,3 +122,14 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
 
     def cleanup(self) -> None:
         self._training.close()
+
+
+def _end_with(node: int) -> None:
+    """End this process once its node's, the parent, has ended.
+
+    A driver's node ends with the driver, however that ends. Ray then lets a worker finish its step, be it an hour long,
+    only to throw away what it did, while nobody else may train the trial.
+    """
+    while os.getppid() == node:
+        time.sleep(NODE_S)
+    os._exit(1)
