@@ -395,7 +395,7 @@ def test_a_trial_whose_node_is_lost_goes_on_from_its_checkpoint_on_another(
         (node,) = [parent for parent in worker.parents() if parent.name() == "raylet"]
         assert node in owner.children(recursive=True)
         node.kill()
-        eventually(lambda: gone([worker]), process)
+        eventually(lambda: None if left([worker]) else True, process)
         asleep(tmp_path).unlink()
         code, out, error = ended(process)
     assert code == 0, out + error
@@ -408,10 +408,9 @@ def test_a_trial_whose_node_is_lost_goes_on_from_its_checkpoint_on_another(
     assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), list(found))
 
 
-def gone(family: Iterable[psutil.Process]) -> bool | None:
-    """Whether none of these processes is left: a zombie is none."""
-    left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
-    return None if left else True
+def left(family: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that still live; a zombie does not."""
+    return [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_from_there_later(
@@ -434,7 +433,7 @@ def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_fro
     assert "run the same command again to go on" in error
     assert "(n=1)" in out
     assert "missing (1 of 1)" in out
-    assert gone(family)
+    assert left(family) == []
     assert {path: path.read_bytes() for path in places.trials.iterdir()} == filed
     asleep(tmp_path).unlink()
 
@@ -454,11 +453,12 @@ def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the
         time.sleep(random.SystemRandom().uniform(0, 4))
         family = family_of(psutil.Process(process.pid))
         process.kill()
+        process.wait(timeout=60)
         assert len(family) > 3
         with running(study, places, "--plugin", plugin) as second:
             code, out, error = ended(second)
         assert code == 0, out + error
-        assert gone(family)
+        assert left(family) == []
     assert not list(Path(tempfile.gettempdir()).glob(f"dh2l-study-{process.pid}-*"))
     found = records(places)
     assert len(found) == 4

@@ -1,20 +1,16 @@
 """The driver: hands trials to Ray Tune."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from dh2l.errors import UserError
 from study.checking import Check
 from study.cluster.connection import Resources, cluster, share
+from study.cluster.leftovers import note_processes, scratch_folder
 from study.cluster.reports import RETRIES, Reports, StopWhen
 from study.cluster.suggesting import PerGroup, Suggestions
 from study.cluster.worker import Trainable
@@ -23,8 +19,6 @@ from study.observer import Observer
 from study.places import Places
 from study.searcher import PlanSearcher, Searcher
 from study.space import Scheduler
-
-SCRATCH = "dh2l-study-"
 
 
 def run_on_ray(
@@ -59,6 +53,7 @@ def run_on_ray(
     """
     limit = limit or FailureLimit(None, observer)
     with scratch_folder() as scratch, cluster(resources.address), Interrupt(observer) as interrupt:
+        note_processes(scratch)
         resources = replace(resources, gpus=share(resources)[0])
         checks = checks if len(checks) < searcher.limit else ()
         reports = Reports(places, observer, resources, lambda: interrupt.raised or limit.reached)
@@ -109,20 +104,3 @@ def _tune(
             verbose=0,
         ),
     ).fit()
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for what Ray Tune writes, removed afterwards; also those that killed drivers of this host left.
-
-    It lies among the system's temporary files, as Ray's own: a results folder that is full stops no run.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        pid = left.name.removeprefix(SCRATCH).partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
