@@ -25,7 +25,7 @@ def checks(now: Standing, configs: Iterable[TrainConfig]) -> list[Check]:
 
     Of one kind are trials with the same model, data, arm and metric.
     """
-    done = {_kind(now.plan.config(identity)) for identity, state in now.states.items() if state is State.DONE}
+    done = {kind(now.plan.config(identity)) for identity, state in now.states.items() if state is State.DONE}
     cells = {
         identity: f"{cell.row} / {cell.arm} / {cell.column}"
         for cell in now.plan.cells
@@ -34,11 +34,12 @@ def checks(now: Standing, configs: Iterable[TrainConfig]) -> list[Check]:
     }
     found: dict[tuple[str, ...], Check] = {}
     for config in configs:
-        if (kind := _kind(config)) not in done:
+        if (key := kind(config)) not in done:
             cell = cells.get(config.identity, f"{config.arm} / {config.model} on {config.dataset}")
-            found.setdefault(kind, Check(cell, config))
+            found.setdefault(key, Check(cell, config))
     return list(found.values())
 
 
-def _kind(config: TrainConfig) -> tuple[str, ...]:
+def kind(config: TrainConfig) -> tuple[str, ...]:
+    """What trials have in common of which one is checked for all."""
     return config.dataset, config.data_hash, config.tree_hash, config.model, config.arm, config.metric or ""

@@ -7,7 +7,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher as RaySearcher
 
 from dh2l.config import TrainConfig
-from study.checking import Check
+from study.checking import Check, kind
 from study.searcher import Outcome, Searcher
 from study.space import Scheduler
 
@@ -28,10 +28,8 @@ class Suggestions(NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped
     def __init__(self, searcher: Searcher, checks: Sequence[Check] = (), workers: int = 1) -> None:
         super().__init__(metric="validation_accuracy", mode="max")
         self._searcher = searcher
-        self._checks = [
-            [{"cell": check.cell, "config": check.config.model_dump()} for check in checks[first::workers]]
-            for first in range(workers)
-        ]
+        self._checks, self._workers = {kind(check.config): check for check in checks}, workers
+        self._unchecked = set(self._checks)
         self._identities: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -42,8 +40,19 @@ class Suggestions(NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped
         return {
             "identity": config.identity,
             "config": config.model_dump(),
-            "checks": self._checks.pop() if self._checks else [],
+            "checks": self._due(kind(config)),
         }
+
+    def _due(self, own: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The checks of the worker of a trial: first of the trial's own kind, which it is about to train."""
+        if not self._workers:
+            return []
+        self._unchecked.discard(own)
+        share = sorted(self._unchecked)[: -(-len(self._unchecked) // self._workers)]
+        self._unchecked.difference_update(share)
+        self._workers -= 1
+        its = [self._checks[key] for key in (own, *share) if key in self._checks]
+        return [{"cell": check.cell, "config": check.config.model_dump()} for check in its]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         outcome: Outcome = "failed" if error or not result else result.get("state") or "stopped"
