@@ -41,10 +41,10 @@ class Told:
     problem: str | None = None
 
     def result(self) -> dict[str, Any]:
-        """As Ray wants it: schedulers find the accuracy, and Tune whether the trial is done."""
+        """As Ray wants it: schedulers find the accuracy, and Tune whether the worker is to go on."""
         name = "validation_accuracy"
         score = {name: self.metrics[name]} if name in self.metrics else {}
-        return {**score, **vars(self), "done": self.state is not None}
+        return {**score, **vars(self), "done": self.state is not None or self.problem is not None}
 
 
 class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
