@@ -15,10 +15,20 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import pytest
-from study_fixtures import CommandLine, clean_environment, write_study
+from study_fixtures import (
+    SMALL,
+    CommandLine,
+    clean_environment,
+    done,
+    places_in,
+    planned,
+    standing_of,
+    write_study,
+)
 
 from dh2l import plugins
 from dh2l.data import read_manifest
+from study.checking import checks
 from study.claims import Claim, Claims
 from study.observer import Observers
 from study.places import Places
@@ -464,3 +474,13 @@ def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the
     assert len(found) == 4
     assert sum(record.provenance.retries for record in found.values()) > 0
     assert_undisturbed(study, places, Places.of(tmp_path / "undisturbed", places.data), list(found))
+
+
+def test_a_kind_of_trial_is_checked_once_and_not_where_one_is_done(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SMALL)
+    places = places_in(tmp_path)
+    nothing = standing_of(plan, places, [])
+    assert [check.cell.split(" / ")[1] for check in checks(nothing, plan.configs.values())] == ["baseline+l2", "E"]
+    (first, *_) = plan.configs.values()
+    found = checks(standing_of(plan, places, [done(first, 50)]), plan.configs.values())
+    assert [check.config.arm for check in found] == ["E"]
