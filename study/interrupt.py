@@ -1,11 +1,14 @@
-"""Ctrl-C once: every trial stops at the end of its epoch. Twice: everything stops at once."""
+"""Ctrl-C once: every trial stops at the end of its epoch. Twice: everything stops at once. Likewise many failures."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dh2l.config import TrainConfig
+from dh2l.results import EpochResult
 from study.observer import Observer
+from study.records import Record
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what job schedulers and `timeout` send."""
@@ -28,13 +31,11 @@ class Interrupt:
 
     def _handle(self, _number: int, _frame: Any) -> None:
         self.raised = True
-        self._put_back()
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler)  # SIGTERM too must leave no process behind
         self._observer.note("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
 
     def __exit__(self, *error: object) -> None:
-        self._put_back()
-
-    def _put_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -47,3 +48,39 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class FailureLimit:
+    """Watches a run, and says when so many of its trials have failed that it should end.
+
+    Attributes:
+        failed: how many trials have failed so far.
+    """
+
+    def __init__(self, most: int | None, observer: Observer) -> None:
+        self.failed = 0
+        self._most, self._observer = most, observer
+
+    @property
+    def reached(self) -> bool:
+        """Whether the run should end; never, where no limit is set."""
+        return self._most is not None and self.failed >= self._most
+
+    def started(self, config: TrainConfig) -> None:
+        """Nothing to count."""
+
+    def epoch(self, config: TrainConfig, result: EpochResult) -> None:
+        """Nothing to count."""
+
+    def filed(self, record: Record) -> None:
+        """Count a failed trial; one that diverged has given a result."""
+        before = self.reached
+        self.failed += record.state == "failed"
+        if self.reached and not before:
+            self._observer.note(
+                f"stopping when each running trial has finished its epoch: {self.failed} failed, --max-failures "
+                f"{self._most}"
+            )
+
+    def note(self, sentence: str) -> None:
+        """Nothing to count."""

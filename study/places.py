@@ -119,6 +119,10 @@ class Places:
         """Folder of one trial's checkpoints."""
         return self.results / "checkpoints" / _name("trial", identity)
 
+    def log(self, identity: str) -> Path:
+        """What one trial's process prints while it trains."""
+        return self.local / "logs" / f"{_name('trial', identity)}.log"
+
     def table(self, study: str) -> Path:
         """Folder of one study's rendered tables."""
         return self.local / "tables" / _name("study", study)

@@ -17,6 +17,7 @@ from dh2l.atomic import AnyPath, create_atomically, files, read, read_all, write
 from dh2l.errors import UserError, first_line
 
 RECORD_VERSION = 2
+_NO_MEMORY = re.compile(r"OutOfMemoryError|(CUDA|HIP)\b.*out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _HEAD = re.compile(rb'\{"checksum": "([0-9a-f]{64})", "record":\n')
 
 
@@ -48,6 +49,13 @@ class Failure(BaseModel):
     """The loss's term that was not finite, where the trial diverged."""
     traceback: str = ""
     """Its last lines."""
+    log: tuple[str, ...] = ()
+    """The last lines that the trial's process printed, warned of or logged."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a GPU had no memory left."""
+        return _NO_MEMORY.search(f"{self.kind}: {self.message}") is not None
 
 
 class Provenance(BaseModel):
@@ -97,6 +105,12 @@ class Record(BaseModel):
     def retried(self, retries: int) -> "Record":
         """The same, of a trial that was begun anew so often."""
         return self.model_copy(update={"provenance": self.provenance.model_copy(update={"retries": retries})})
+
+    def logged(self, lines: tuple[str, ...]) -> "Record":
+        """The same, with what the trial's process printed last, where it failed."""
+        if self.failure is None:
+            return self
+        return self.model_copy(update={"failure": self.failure.model_copy(update={"log": lines})})
 
     @property
     def settled(self) -> bool:

@@ -6,8 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dh2l.config import TrainConfig
+from study.checking import checks
 from study.claims import Claims
 from study.cost import Estimate, Task, Work, estimate, longest_first
+from study.interrupt import FailureLimit
 from study.observer import Observer
 from study.places import Places
 from study.plan import Plan, any_point
@@ -52,9 +54,15 @@ def in_order(now: Standing, identities: Iterable[str]) -> list[TrainConfig]:
 
 
 def run_here(
-    configs: Iterable[TrainConfig], places: Places, observer: Observer, *, threads: int | None, keep: bool = False
+    configs: Iterable[TrainConfig],
+    places: Places,
+    observer: Observer,
+    *,
+    threads: int | None,
+    keep: bool = False,
+    limit: FailureLimit | None = None,
 ) -> None:
-    """Train configs one after the other in this process, without Ray."""
+    """Train configs one after the other in this process, without Ray, until the limit of failures is reached."""
     from study.trial import drain, run_trial
 
     for config in configs:
@@ -62,10 +70,19 @@ def run_here(
         training = run_trial(config, places, threads=threads, keep=keep)
         record = drain(training, partial(observer.epoch, config), observer.note)
         observer.filed(record)
+        if limit is not None and limit.reached:
+            return
 
 
 def run_plan(
-    now: Standing, places: Places, resources: "Resources", observer: Observer, *, measure_share: bool = False
+    now: Standing,
+    places: Places,
+    resources: "Resources",
+    observer: Observer,
+    *,
+    measure_share: bool = False,
+    check: bool = True,
+    limit: FailureLimit | None = None,
 ) -> bool:
     """Train what a study misses through Ray, each trial once; stage by stage, until a round leaves nothing to do.
 
@@ -75,9 +92,14 @@ def run_plan(
         resources: what one trial gets, and where.
         observer: told of everything.
         measure_share: measure first how many trials share a GPU best.
+        check: let a trial of each kind take one step before the first trains.
+        limit: of the failures after which it ends.
 
     Returns:
-        Whether the user interrupted it.
+        Whether the user interrupted it, or the limit was reached.
+
+    Raises:
+        UserError: a check failed, or Ray cannot be had.
     """
     from study.cluster import run_on_ray
 
@@ -95,7 +117,8 @@ def run_plan(
         searched = True
         tried |= {config.identity for config in missing}
         scheduler = None if finishing else now.plan.file.study.scheduler
-        if run_on_ray(searcher, places, resources, observer, scheduler=scheduler):
+        first, check = checks(now, typical_trials(now)) if check else [], False
+        if run_on_ray(searcher, places, resources, observer, scheduler=scheduler, checks=first, limit=limit):
             return True
         now = standing(now.plan, places)
 

@@ -9,16 +9,20 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from dh2l.atomic import remove_folder
 from dh2l.config import TrainConfig
 from dh2l.errors import Diverged
 from dh2l.memory import freed_memory_kept
+from dh2l.optimizer import learning_rate
 from dh2l.results import EpochResult, TrainResult
-from dh2l.trainer import train
+from dh2l.trainer import Training, arithmetic, train
+from dh2l.weights import with_weights_hash
 from study import provenance
 from study.claims import ClaimedElsewhere, Claims, Holder
 from study.filing import arrays_of, finished_record, unfinished_record
+from study.log import TrialLog, last_lines
 from study.places import Places
 from study.prepared import data_of
 from study.records import Failure, Record, RecordStore
@@ -66,10 +70,7 @@ def run_trial(
             ):
                 record = store.get(config.identity, places.set_aside)
                 if record is None or not record.settled:
-                    retries = claim.retries if record is None else record.provenance.retries + 1
-                    record, arrays = yield from _trained(config, places, claim, device, threads)
-                    record = record.retried(retries)
-                    record = yield from _filed(store, record, arrays)
+                    record = yield from _logged(config, places, claim, record, device, threads)
                 if record.settled and not keep:
                     remove_folder(places.checkpoint(config.identity))
                 return record
@@ -79,6 +80,20 @@ def run_trial(
             reason = f"{config.identity} cannot begin: {places.results} fails ({error.strerror}); it is tried again"
         yield Waiting(reason)
         time.sleep(WAIT_S)
+
+
+def one_step(config: TrainConfig, places: Places, *, device: str, threads: int) -> Failure | None:
+    """Take one training step of a trial and leave nothing; returns what went wrong."""
+    try:
+        data = data_of(config, places.data, places.tree(config.tree_hash))
+        with freed_memory_kept(), arithmetic(config, threads):
+            training = Training(with_weights_hash(config.bound(data.manifest)), data, torch.device(device))
+            training.step.begin(1, learning_rate(config, 1))
+            training.step(next(iter(training.batches)))
+            training.objective.values()
+    except Exception as error:  # noqa: BLE001 a trial's edge, as of one that is trained
+        return _failure(error)
+    return None
 
 
 def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str], None]) -> Record:
@@ -96,8 +111,24 @@ def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str
             wait(said := step.reason)
 
 
+def _logged(
+    config: TrainConfig, places: Places, claim: Holder, before: Record | None, device: str | None, threads: int | None
+) -> Trial:
+    """Train to a record and file it, with a log that is kept where the trial is not done; before, it had failed."""
+    path, done = places.log(config.identity), False
+    log = TrialLog(path, anew=before is not None)
+    try:
+        record, arrays = yield from _trained(config, places, claim, log, device, threads)
+        retries = max(claim.retries, 0 if before is None else before.provenance.retries + 1)
+        record = yield from _filed(RecordStore(places.trials), record.retried(retries).logged(last_lines(path)), arrays)
+        done = record.state == "done"
+        return record
+    finally:
+        log.close(keep=not done)
+
+
 def _trained(
-    config: TrainConfig, places: Places, claim: Holder, device: str | None, threads: int | None
+    config: TrainConfig, places: Places, claim: Holder, log: TrialLog, device: str | None, threads: int | None
 ) -> Generator[EpochResult, None, tuple[Record, dict[str, np.ndarray] | None]]:
     """Train to a record that is not filed yet, and its arrays.
 
@@ -107,12 +138,14 @@ def _trained(
     started, here = datetime.now(UTC), provenance.circumstances()
     checkpoints = places.checkpoint(config.identity)
     try:
-        data = data_of(config, places.data, places.tree(config.tree_hash))
+        with log.written():
+            data = data_of(config, places.data, places.tree(config.tree_hash))
         training = train(config, data, device=device, threads=threads, checkpoints=checkpoints, circumstances=here)
         with closing(training):
             while True:
                 try:
-                    epoch = next(training)
+                    with log.written():
+                        epoch = next(training)
                 except StopIteration as stop:
                     result: TrainResult = stop.value
                     break
@@ -126,10 +159,13 @@ def _trained(
         failure = Failure(kind="Diverged", message=str(error), epoch=error.epoch, term=error.term)
         return unfinished_record(config, "diverged", failure, started=started), arrays_of(error.history)
     except Exception as error:  # noqa: BLE001 a trial's edge: whatever goes wrong becomes a failed record
-        lines = traceback.format_exc().splitlines()[-TRACEBACK_LINES:]
-        failure = Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
-        return unfinished_record(config, "failed", failure, started=started), None
+        return unfinished_record(config, "failed", _failure(error), started=started), None
     return finished_record(config, started, result), arrays_of(result.history, result)
+
+
+def _failure(error: Exception) -> Failure:
+    lines = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
+    return Failure(kind=type(error).__name__, message=str(error)[:2000], traceback="\n".join(lines))
 
 
 def _filed(

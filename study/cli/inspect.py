@@ -163,6 +163,8 @@ def status(
         out.print(
             f"  {now.states[i]} {i}: {escape(f'{failure.kind}: {failure.message}')}",
         )
+        if failure.log:
+            out.print(f"    {escape(str(places.log(i)))} ends: {escape(failure.log[-1])}")
 
 
 def table(

@@ -59,6 +59,15 @@ def run(
         str | None,
         typer.Option(metavar="I/N", help="Train only the I-th of N shares, in this process, without Ray."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="First let each model, data set, arm and metric take one training step."
+        ),
+    ] = True,
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop, as Ctrl-C does, once N trials have failed.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints of finished trials.")] = False,
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Show the run in MLflow.")] = True,
     report: ReportOption = False,
@@ -67,7 +76,7 @@ def run(
     from study import tables
     from study.changes import note_wanted
     from study.cost import require_within
-    from study.interrupt import sigterm_as_ctrl_c
+    from study.interrupt import FailureLimit, sigterm_as_ctrl_c
     from study.observer import Observers
     from study.progress import RunProgress
     from study.running import (
@@ -108,6 +117,7 @@ def run(
     out.print(f"{plan_line(now.plan)} {counts(now)}.")
     done = len(now.states) - len(now.missing)
     progress = RunProgress(out, done, len(now.states) + trials_to_come(now), missing)
+    limit = FailureLimit(max_failures, progress)
     live, interrupted = None, False
     try:
         if (missing or trials_to_come(now)) and not share:
@@ -125,13 +135,20 @@ def run(
             live = LiveView(places, now.plan.name)
         with progress.shown():
             if share:
+                threads = max(1, int(cpus_per_trial))
+                watched = Observers([progress, limit])
                 with sigterm_as_ctrl_c():
-                    run_here(missing, places, progress, threads=max(1, int(cpus_per_trial)), keep=keep)
+                    run_here(missing, places, watched, threads=threads, keep=keep, limit=limit)
             elif missing or trials_to_come(now):
-                observer = Observers([progress, live] if live else [progress])
-                interrupted = run_plan(now, places, resources, observer, measure_share=measure_share)
+                observer = Observers([progress, limit, live] if live else [progress, limit])
+                words = {"measure_share": measure_share, "check": check}
+                interrupted = run_plan(now, places, resources, observer, **words, limit=limit)
     except KeyboardInterrupt:
         interrupted = True
+    except UserError:
+        if live:
+            live.close(standing(now.plan, places))
+        raise
     now = standing(now.plan, places)
     note_wanted(now, places)  # a searcher's trials too
     page = tables.render(now)
@@ -143,6 +160,9 @@ def run(
     if report:
         path = write_report(now, places, track=live is not None and not live.problem)
         out.print(f"report:  {path}", markup=False)
+    if limit.reached:
+        err.print(f"stopped, for {limit.failed} trials failed; run the same command again to go on")
+        raise typer.Exit(SOME_FAILED)
     if interrupted:
         raise _interrupted()
     if share:

@@ -31,6 +31,13 @@ class Resources:
     """Users' code that workers load."""
     keep: bool = False
     """Whether checkpoints of finished trials stay."""
+    device: str | None = None
+    """A torch device; None: the GPU where a trial gets one."""
+
+
+def has_fraction(resources: Resources) -> bool:
+    """Whether a trial shares its GPU with others."""
+    return resources.gpus is not None and 0 < resources.gpus < 1
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """What Ray Tune asks of a run: which trial comes next, and which is stopped early."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
 from dh2l.config import TrainConfig
+from study.checking import Check, kind
 from study.searcher import Outcome, Searcher
 from study.space import Scheduler
 
@@ -19,11 +20,16 @@ class NotSaved:
 
 
 class Suggestions(NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped here
-    """Hands our searcher's trials to Ray and their results back."""
+    """Hands our searcher's trials to Ray and their results back.
 
-    def __init__(self, searcher: Searcher) -> None:
+    The first workers are to take their share of the checks before the trial that they are given.
+    """
+
+    def __init__(self, searcher: Searcher, checks: Sequence[Check] = (), workers: int = 1) -> None:
         super().__init__(metric="validation_accuracy", mode="max")
         self._searcher = searcher
+        self._checks, self._workers = {kind(check.config): check for check in checks}, workers
+        self._unchecked = set(self._checks)
         self._identities: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -31,7 +37,22 @@ class Suggestions(NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped
         if config is None:
             return RaySearcher.FINISHED
         self._identities[trial_id] = config.identity
-        return {"identity": config.identity, "config": config.model_dump()}
+        return {
+            "identity": config.identity,
+            "config": config.model_dump(),
+            "checks": self._due(kind(config)),
+        }
+
+    def _due(self, own: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The checks of the worker of a trial: first of the trial's own kind, which it is about to train."""
+        if not self._workers:
+            return []
+        self._unchecked.discard(own)
+        share = sorted(self._unchecked)[: -(-len(self._unchecked) // self._workers)]
+        self._unchecked.difference_update(share)
+        self._workers -= 1
+        its = [self._checks[key] for key in (own, *share) if key in self._checks]
+        return [{"cell": check.cell, "config": check.config.model_dump()} for check in its]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         outcome: Outcome = "failed" if error or not result else result.get("state") or "stopped"

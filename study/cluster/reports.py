@@ -1,0 +1,162 @@
+"""What becomes of a run's trials: passed on to the observer, and filed where only the driver can know it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from dh2l.config import TrainConfig
+from dh2l.errors import UserError
+from dh2l.results import EpochResult
+from study.claims import Claims
+from study.cluster.connection import Resources, has_fraction
+from study.cluster.suggesting import NotSaved, config_of
+from study.filing import unfinished_record
+from study.log import last_lines
+from study.observer import Observer
+from study.places import Places
+from study.records import Failure, Record, RecordStore
+
+RETRIES = 2
+"""How often a trial whose worker died goes on elsewhere from its checkpoint."""
+
+
+class Reports(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped here
+    """Passes what trials report to the observer, and files what only the driver can know.
+
+    Args:
+        places: where records and claims lie.
+        observer: told of everything.
+        resources: what one trial gets.
+        enough: whether the run is to end before its time.
+        again: whether these trials had too little memory before.
+
+    Attributes:
+        problem: what a check found wrong, as a sentence; empty where nothing is.
+        crowded: trials for which a share of a GPU had too little memory.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        observer: Observer,
+        resources: Resources,
+        enough: Callable[[], bool],
+        *,
+        again: bool = False,
+    ) -> None:
+        self.problem, self.crowded, self._again = "", list[TrainConfig](), again
+        self._store, self._claims, self._places = RecordStore(places.trials), Claims(places.claims), places
+        self._observer, self._enough, self._shared = observer, enough, has_fraction(resources)
+        self._waiting: dict[str, str] = {}
+        self._checked: set[str] = set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end before its time."""
+        return bool(self.problem) or self._enough()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.started(config_of(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        config, reason = config_of(trial), result["waiting"]
+        if result["checked"]:
+            self._checked.add(result["checked"])
+        if result["problem"]:
+            self._refuse(result["checked"], result["problem"])
+        if result["epoch"]:
+            self._observer.epoch(config, EpochResult(result["epoch"], result["metrics"]))
+        if reason and reason != self._waiting.get(config.identity):
+            self._waiting[config.identity] = reason
+            self._observer.note(reason)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config, last = config_of(trial), trial.last_result or {}
+        if last.get("state") is not None:
+            record = self._record(config.identity)
+            if record is not None:
+                self._ended(config, record)
+            else:
+                self._observer.note(
+                    f"{config.identity} ended as {last['state']}, but its record is not under {self._places.trials}: "
+                    "every node must see the same results folder"
+                )
+        elif not self.stopping:
+            failure = Failure(kind="Stopped", message="stopped early by the scheduler", epoch=last.get("epoch"))
+            self._file(unfinished_record(config, "stopped", failure))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config = config_of(trial)
+        unchecked = [check["cell"] for check in trial.config["checks"] if check["cell"] not in self._checked]
+        if unchecked:
+            self._refuse(unchecked[0], f"its worker died; Ray says: {_last_line(trial.error_file)}")
+            return
+        filed = self._record(config.identity)
+        if filed is not None and filed.state == "failed":  # the worker lived to say why
+            self._observer.filed(filed)
+            return
+        message = f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}"
+        died, claim = Failure(kind="WorkerDied", message=message), self._claims.read(config.identity)
+        record = unfinished_record(config, "failed", died).retried(claim.retries if claim else RETRIES)
+        self._file(record.logged(last_lines(self._places.log(config.identity))))
+
+    def _ended(self, config: TrainConfig, record: Record) -> None:
+        failure = record.failure
+        if failure is None or record.state != "failed" or not failure.out_of_memory:
+            self._observer.filed(record)
+        elif self._shared:
+            self.crowded.append(config)
+            self._observer.note(
+                f"{config.identity} ran out of memory on its share of a GPU; it is tried once more at the end, alone "
+                "on a whole one"
+            )
+        elif self._again:
+            message = f"also alone on a whole GPU: {failure.message}"
+            again = failure.model_copy(update={"message": message})
+            self._file(record.model_copy(update={"failure": again}))
+        else:
+            self._observer.filed(record)
+
+    def _refuse(self, cell: str, reason: str) -> None:
+        self.problem = self.problem or (
+            f"the run is stopped, for a first step of the cell {cell} fails ({reason}); mend it, or give --no-check"
+        )
+
+    def _record(self, identity: str) -> Record | None:
+        try:
+            return self._store.get(identity, self._places.set_aside)
+        except (OSError, UserError) as error:
+            self._observer.note(f"the record of {identity} cannot be read: {error}")
+            return None
+
+    def _file(self, record: Record) -> None:
+        try:
+            self._observer.filed(self._store.write(record))
+        except OSError as error:
+            self._observer.note(f"the record of {record.identity} cannot be written ({error.strerror})")
+
+
+class StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped here
+    """Stops everything once that is asked for."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._reports.stopping
+
+    def stop_all(self) -> bool:
+        return self._reports.stopping
+
+
+def _last_line(path: str | None) -> str:
+    if path is None:
+        return "nothing"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return next((line.strip() for line in reversed(file.read().splitlines()) if line.strip()), "nothing")
+    except OSError:
+        return "nothing"
