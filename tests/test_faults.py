@@ -47,6 +47,8 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 stays what it is: no other machine may join
 }
 """The environment of a Ray that only this machine can reach."""
+LATER_S = 12.0
+"""By then Ray by itself would have ended workers that go on."""
 T = TypeVar("T")
 
 TIMED = {"history.time", "history.seconds", "history.images_per_s"}
@@ -423,6 +425,26 @@ def left(family: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_run_interrupted_once_leaves_a_checkpoint_of_the_epoch_that_it_waited_for(
+    tmp_path: Path, places: Places, cli: CommandLine
+) -> None:
+    """Without it the next would be due after minutes."""
+    study = study_of(tmp_path, "arm: baseline+l2", epochs=40)
+    with running(study, places) as process:
+        claims = Claims(places.claims)
+        eventually(lambda: next((True for claim in claims.everyone().values() if claim.epoch > 1), None), process)
+        process.send_signal(signal.SIGINT)
+        code, _, error = ended(process)
+    assert code == 130, error
+    assert claims.everyone() == {}
+    assert list(places.results.glob("checkpoints/*/checkpoint.pt"))
+    assert cli("run", study, "--shard", "1/1")[0] == 0
+    (record,) = records(places).values()
+    first, later = first_epochs(record)
+    assert first == 1 < 2 < later
+    assert record.provenance.retries == 0
+
+
 def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_from_there_later(
     tmp_path: Path, places: Places, plugin: Path, cli: CommandLine
 ) -> None:
@@ -436,6 +458,8 @@ def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_fro
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         assert process.stdout is not None
         assert any("Ctrl-C again stops at once" in line for line in process.stdout)
+        time.sleep(LATER_S)
+        assert process.poll() is None  # it waits for the epoch, which does not end
         os.killpg(process.pid, signal.SIGINT)
         code, out, error = ended(process)
     assert code == 130, error

@@ -86,7 +86,7 @@ def _tune(
             {"cpu": resources.cpus, "gpu": resources.gpus},
         ),
         tune_config=tune.TuneConfig(
-            search_alg=Suggestions(searcher, checks, workers),
+            search_alg=Suggestions(searcher, lambda: reports.stopping, checks, workers),
             scheduler=PerGroup(scheduler, searcher.group) if scheduler else FIFOScheduler(),
             num_samples=searcher.limit,
             max_concurrent_trials=concurrent,

@@ -140,7 +140,7 @@ class Reports(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
 
 
 class StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped here
-    """Stops everything once that is asked for."""
+    """Once the run is to end, stops each trial at the end of its epoch; where a check failed, all at once."""
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
@@ -149,7 +149,7 @@ class StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped h
         return self._reports.stopping
 
     def stop_all(self) -> bool:
-        return self._reports.stopping
+        return bool(self._reports.problem)
 
 
 def _last_line(path: str | None) -> str:

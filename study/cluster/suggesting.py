@@ -25,15 +25,17 @@ class Suggestions(NotSaved, RaySearcher):  # type: ignore[misc] # ray is untyped
     The first workers are to take their share of the checks before the trial that they are given.
     """
 
-    def __init__(self, searcher: Searcher, checks: Sequence[Check] = (), workers: int = 1) -> None:
+    def __init__(
+        self, searcher: Searcher, stopping: Callable[[], bool], checks: Sequence[Check] = (), workers: int = 1
+    ) -> None:
         super().__init__(metric="validation_accuracy", mode="max")
-        self._searcher = searcher
+        self._searcher, self._stopping = searcher, stopping
         self._checks, self._workers = {kind(check.config): check for check in checks}, workers
         self._unchecked = set(self._checks)
         self._identities: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        config = self._searcher.suggest()
+        config = None if self._stopping() else self._searcher.suggest()
         if config is None:
             return RaySearcher.FINISHED
         self._identities[trial_id] = config.identity
