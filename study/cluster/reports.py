@@ -75,6 +75,7 @@ class Reports(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config, last = config_of(trial), trial.last_result or {}
+        _forget_statistics(trial)
         if last.get("state") is not None:
             record = self._record(config.identity)
             if record is not None:
@@ -90,6 +91,7 @@ class Reports(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config = config_of(trial)
+        _forget_statistics(trial)
         unchecked = [check["cell"] for check in trial.config["checks"] if check["cell"] not in self._checked]
         if unchecked:
             self._refuse(unchecked[0], f"its worker died; Ray says: {_last_line(trial.error_file)}")
@@ -150,6 +152,12 @@ class StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc] # ray is untyped h
 
     def stop_all(self) -> bool:
         return bool(self._reports.problem)
+
+
+def _forget_statistics(trial: Any) -> None:
+    """Tune keeps some of every number of every trial to the end of a run: here nobody asks, and memory would grow."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
 
 
 def _last_line(path: str | None) -> str:
