@@ -82,6 +82,10 @@ class Soak:
         self.blows = Counter[str]()
         self._log = (folder / "driver.log").open("ab")
 
+    def close(self) -> None:
+        """Close the log of the drivers."""
+        self._log.close()
+
     @property
     def plan(self) -> Plan:
         """The study's plan."""
@@ -174,8 +178,8 @@ class Soak:
                 found.append(f"{identity} has other numbers than undisturbed")
         folders = (places.local / name for name in ("running", "checkpoints", "set-aside", "repeated"))
         found += [f"left: {path}" for folder in folders for path in folder.glob("*")]
-        if not any(record.provenance.retries for record in now.found.records.values()):
-            found.append("no trial was ever begun again: this was no soak")
+        if not self.blows:
+            found.append("no blow fell: this was no soak")
         return [*found, *self._processes(), *self._view(server, plan)]
 
     def _processes(self) -> Iterable[str]:
@@ -210,11 +214,14 @@ def soak(folder: Path, trials: int, seed: int, minutes: float, say: Callable[[st
     end = time.monotonic() + 60 * minutes
     say(f"seed {seed}: {trials} trials in {folder}")
     it = Soak(folder, trials, seed, say)
-    it.undisturbed()
-    say("undisturbed: done")
-    with mlflow_server(folder) as server:
-        it.disturbed(server, end)
-        return it.wrong(server)
+    try:
+        it.undisturbed()
+        say("undisturbed: done")
+        with mlflow_server(folder) as server:
+            it.disturbed(server, end)
+            return it.wrong(server)
+    finally:
+        it.close()
 
 
 def main() -> int:

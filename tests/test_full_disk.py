@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a file system: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture
@@ -84,7 +85,12 @@ class ReadOnly:
         self._disk = disk
 
     def set(self) -> None:
-        subprocess.run(["mount", "-o", "remount,ro", self._disk], check=True)
+        command = ["mount", "-o", "remount,ro", self._disk]
+        for _ in range(100):  # a claim may be in the middle of a sign of life
+            if not subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode:
+                return
+            time.sleep(0.05)
+        pytest.fail("the disk cannot be made read-only")
 
     def mend(self) -> None:
         subprocess.run(["mount", "-o", f"remount,rw,size={SIZE}", self._disk], check=True)
