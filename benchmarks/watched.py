@@ -24,12 +24,19 @@ VIEW, IDLE = "mlflow", "nothing to do"
 """The name of the view's thread, and what it does while its queue is empty."""
 
 
+TIMEOUT_S = 1800
+"""A guard against what hangs: the longest command takes a quarter of it."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What was seen of a command."""
 
     seconds: float
+    cpu_s: float
+    """Processor seconds of the process alone, all its threads."""
     peak_mib: float
+    """The most memory that it held, of its own and shared with others."""
     looks: dict[str, float]
     """Shares of the main thread's looks by where it was."""
     view: dict[str, float]
@@ -48,6 +55,7 @@ def watched(folder: Path, *words: object) -> Report:
         capture_output=True,
         text=True,
         cwd=folder,
+        timeout=TIMEOUT_S,
         env=environment(),
         check=False,
     )
@@ -63,7 +71,7 @@ def place(frame: FrameType | None) -> str:
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if not found:
-            if name == "wait" and file.endswith("event_manager.py"):
+            if name == "wait" and file.endswith("/ray/_private/worker.py"):
                 found = WAITING
             elif file.startswith(OURS):
                 found = CALLBACKS
@@ -87,7 +95,7 @@ def view_place(frame: FrameType | None) -> str:
 def _look(ended: threading.Event, main: Counter[str], view: Counter[str]) -> None:
     thread = threading.main_thread().ident
     while not ended.wait(LOOK_S):
-        frames = sys._current_frames()  # noqa: SLF001 the documented way to another thread's stack
+        frames = sys._current_frames()
         main[place(frames.get(thread or 0))] += 1
         for other in threading.enumerate():
             if other.name == VIEW:
@@ -110,7 +118,7 @@ def _main() -> None:
     ended.set()
     looking.join()
     shares = [{name: n / sum(counts.values()) for name, n in counts.items()} for counts in (main, view)]
-    seen = Report(seconds, status_kib("VmHWM") / 2**10, *shares)
+    seen = Report(seconds, time.process_time(), status_kib("VmHWM") / 2**10, *shares)
     Path(report).write_text(json.dumps(vars(seen)), encoding="utf-8")
     sys.exit(code)  # type: ignore[arg-type] # as it was raised
 
