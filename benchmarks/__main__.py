@@ -29,6 +29,8 @@ SECTIONS = {
     "overhead": "benchmarks.overhead",
     "records": "benchmarks.records",
     "startup": "benchmarks.startup",
+    "scale": "benchmarks.scale",
+    "drivers": "benchmarks.drivers",
 }
 """Module of each section, in the table's order."""
 PACKAGES = ("torch", "ray", "mlflow", "pandas")

@@ -39,6 +39,12 @@ def python(folder: Path, *words: object) -> str:
     return process.stdout
 
 
+def status_kib(key: str) -> int:
+    """A figure of this process's memory as Linux gives it, `VmRSS` or `VmHWM` (its peak), in KiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
 def last_line(text: str) -> str:
     """The last line that says something; empty where none does."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

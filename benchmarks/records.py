@@ -45,8 +45,8 @@ def measure(quick: bool) -> Measured:
         places = Places.of(Path(name, "results"), Path(name, "data"))
         prepare_made_up(places.data)
         for candidates in grids:
-            plan = _plan(Path(name), places, candidates)
-            _file_records(plan, places)
+            plan = plan_of(Path(name), places, candidates)
+            file_records(plan, places)
             n = len(plan.configs)
             print(f"  {n} records", flush=True)
             seconds = _seconds(plan, places, rounds)
@@ -69,7 +69,7 @@ def measure(quick: bool) -> Measured:
     return Measured([row], [curve], notes=notes)
 
 
-def _plan(folder: Path, places: Places, candidates: int) -> Plan:
+def plan_of(folder: Path, places: Places, candidates: int) -> Plan:
     """The study with so many candidates per cell; its trials are also those of the larger ones."""
     file = folder / f"candidates{candidates}.yaml"
     grid = [(i + 1) / 100 for i in range(candidates)]
@@ -86,7 +86,7 @@ def _seconds(plan: Plan, places: Places, rounds: int) -> dict[str, list[float]]:
     return paired(ways, rounds, warm_up=0)  # writing the records has warmed the page cache
 
 
-def _file_records(plan: Plan, places: Places) -> None:
+def file_records(plan: Plan, places: Places) -> None:
     """File a record for every trial that has none, by the store itself.
 
     Each is written into an empty folder and then moved: beside thousands of others a write takes longer the more

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.frame import Curve, Measured, Row, at_least, at_most, compared, figure, not_measured, paired
-from benchmarks.processes import ROOT, python
+from benchmarks.processes import ROOT, python, status_kib
 from dh2l.classifier import HierarchicalClassifier
 from dh2l.config import TrainConfig
 from dh2l.energy import Energy
@@ -280,15 +280,9 @@ def _peak(key: str, way: str, device: str) -> float:
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux starts counting the peak anew
-    before = _status("VmRSS")
+    before = status_kib("VmRSS")
     work()
-    return (_status("VmHWM") - before) / 2**10
-
-
-def _status(key: str) -> int:
-    """A figure of this process, in KiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+    return (status_kib("VmHWM") - before) / 2**10
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import watched
 from benchmarks.frame import Curve, at_least, at_most, compared, draw, figure, not_measured, paired, rows_table
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,20 @@ def test_a_curve_becomes_a_picture(tmp_path: Path) -> None:
     path = draw(Curve("cost", "Cost", "trials", "seconds", {"ours": [(1, 2), (10, 3)]}, logarithmic=True), tmp_path)
     assert path.name == "cost.png"
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_watched_command_tells_its_own_memory_and_where_its_thread_was(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("held = bytearray(200 * 2**20)\nsum(range(10**7))\n", encoding="utf-8")
+    report = watched.watched(tmp_path, "work")
+    assert 200 < report.peak_mib < 400
+    assert report.looks == {watched.START: 1.0}
+    assert report.view == {}
+    assert report.cpu_s > 0
+
+
+def test_a_watched_command_that_fails_is_an_error_with_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"study plan nothing ended with exit code 2: error: .*nothing"):
+        watched.watched(tmp_path, "study", "plan", "nothing")
 
 
 def benchmarks(*words: object) -> "subprocess.CompletedProcess[str]":
