@@ -85,7 +85,7 @@ class ReadOnly:
         self._disk = disk
 
     def set(self) -> None:
-        command = ["mount", "-o", "remount,ro", self._disk]
+        command = ["mount", "-o", "remount,ro", str(self._disk)]
         for _ in range(100):  # a claim may be in the middle of a sign of life
             if not subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode:
                 return
