@@ -55,8 +55,9 @@ def plan(tmp_path: Path, digits: Path) -> Plan:
 
 
 @pytest.fixture
-def places(disk: Path, digits: Path) -> Places:
-    return Places.of(disk / "results", digits)
+def places(disk: Path, digits: Path, tmp_path: Path) -> Places:
+    """Results on the disk; logs, which stay open, beside it, for what is written cannot be made read-only."""
+    return Places(disk / "results", digits, tmp_path / "local")
 
 
 class Full:
