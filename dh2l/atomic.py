@@ -179,6 +179,7 @@ def _create_without_links(path: Path, content: bytes) -> bool:
 def _remove_left(folder: Path) -> None:
     """Remove what killed writers left; once in the life of a process, for a folder may hold thousands of files."""
     left = re.compile(rf"\..+~{re.escape(socket.gethostname())}~(\d+)~[^~]+")
-    for entry in os.scandir(folder):
-        if (found := left.fullmatch(entry.name)) and not psutil.pid_exists(int(found[1])):
-            Path(entry).unlink(missing_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if (found := left.fullmatch(entry.name)) and not psutil.pid_exists(int(found[1])):
+                Path(entry).unlink(missing_ok=True)

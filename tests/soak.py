@@ -9,7 +9,6 @@ Exit codes: 0 all of that held, 1 something did not.
 """
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -57,7 +56,7 @@ dh2l.trainer.train.__kwdefaults__["checkpoint_seconds"] = 0.0  # a checkpoint af
 MARK = "DH2L_SOAK"
 """Variable of the environment by which every process of a soak is known, whoever its parent is."""
 BLOWS = ["driver", "worker", "server", "interrupt"]
-LOOK_S, LATER_S = 0.2, 3.0
+LOOK_S, LATER_S = 0.2, 1.0
 """How often the killer looks, and how long it may hold back, in seconds."""
 LEAVING_S = 60.0
 """How long what a killed driver left behind may take to end by itself."""
@@ -80,6 +79,7 @@ class Soak:
         self.plugin.write_text(OFTEN, encoding="utf-8")
         self.calm, self.rough = (Places.of(folder / name, self.data) for name in ("calm", "rough"))
         self.blows = Counter[str]()
+        self._hit = set[str]()
         self._log = (folder / "driver.log").open("ab")
 
     def close(self) -> None:
@@ -116,8 +116,10 @@ class Soak:
         """
         trials = len(self.plan.configs)
         blows = max(2 * len(BLOWS), trials // 5)
-        deck = self.random.sample(BLOWS * -(-blows // len(BLOWS)), blows)
-        after = sorted(self.random.choices(range(trials), k=blows))
+        more = blows - len(BLOWS)
+        deck = [*self.random.sample(BLOWS, len(BLOWS)), *self.random.choices(BLOWS, k=more)]
+        early = self.random.choices(range(trials // 2), k=len(BLOWS))  # so that one of each kind falls
+        after = sorted([*early, *self.random.choices(range(trials), k=more)])
         driver = self.start(self.rough, server=server)
         drivers = 1
         while True:
@@ -141,7 +143,7 @@ class Soak:
             driver, drivers = self.start(self.rough, server=server), drivers + 1
 
     def _strike(self, blow: str, driver: "subprocess.Popen[bytes]", server: Server) -> bool:
-        """Strike; returns whether there was something to hit."""
+        """Strike; returns whether something was hit: of workers, one in the middle of a trial."""
         match blow:
             case "driver":
                 driver.kill()
@@ -149,11 +151,17 @@ class Soak:
                 driver.send_signal(signal.SIGINT)
             case "worker":
                 claims = Claims(self.rough.claims)
-                pids = sorted({claim.pid for i, claim in claims.everyone().items() if claims.alive(i)})
-                if not pids:
+                alive = sorted((i, claim.pid) for i, claim in claims.everyone().items() if claims.alive(i))
+                if not alive:
                     return False
-                with suppress(ProcessLookupError):
-                    os.kill(self.random.choice(pids), signal.SIGKILL)
+                identity, pid = self.random.choice(alive)
+                with suppress(psutil.Error):
+                    worker = psutil.Process(pid)
+                    worker.kill()
+                    worker.wait(timeout=60)
+                if claims.read(identity) is None or (self.rough.trials / f"{identity}.json").exists():
+                    return False  # it had ended its trial
+                self._hit.add(identity)
             case _:
                 server.kill()
                 time.sleep(self.random.uniform(0, LATER_S))
@@ -176,10 +184,11 @@ class Soak:
             same = one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one.keys() - TIMED)
             if record.numbers() != other.numbers() or not same:
                 found.append(f"{identity} has other numbers than undisturbed")
+            if identity in self._hit and not record.provenance.retries:
+                found.append(f"{identity} lost its worker and was never begun again")
         folders = (places.local / name for name in ("running", "checkpoints", "set-aside", "repeated"))
         found += [f"left: {path}" for folder in folders for path in folder.glob("*")]
-        if not self.blows:
-            found.append("no blow fell: this was no soak")
+        found += [f"no {blow} was struck: this was no soak" for blow in BLOWS if not self.blows[blow]]
         return [*found, *self._processes(), *self._view(server, plan)]
 
     def _processes(self) -> Iterable[str]:

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -492,6 +493,7 @@ def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the
             code, out, error = ended(second)
         assert code == 0, out + error
         assert left(family) == []
+    assert not list(Path(tempfile.gettempdir()).glob(f"dh2l-study-{process.pid}-*"))
     found = records(places)
     assert len(found) == 4
     assert sum(record.provenance.retries for record in found.values()) > 0

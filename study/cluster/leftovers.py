@@ -14,6 +14,8 @@ from dh2l.atomic import write_atomically
 from study.claims import BIRTH_S, this_machine
 
 SCRATCH = "dh2l-study-"
+KILLED_S = 10.0
+"""How long a killed process may take to be gone, in seconds."""
 _NOTE = "processes.json"
 
 
@@ -23,16 +25,21 @@ def scratch_folder() -> Iterator[Path]:
 
     It lies among the system's temporary files, as Ray's own: a results folder that is full stops no run.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        with suppress(OSError):
-            if left.lstat().st_uid == os.getuid() and not _in_use(left):
-                _end_processes(left)
-                shutil.rmtree(left, ignore_errors=True)
+    _remove_left()
     scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _remove_left()  # what a dying process wrote into a folder while it was removed
+
+
+def _remove_left() -> None:
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            if left.lstat().st_uid == os.getuid() and not _in_use(left):
+                _end_processes(left)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def note_processes(scratch: Path) -> None:
@@ -55,10 +62,11 @@ def _in_use(folder: Path) -> bool:
 
 def _end_processes(folder: Path) -> None:
     """End what the driver of a folder had started, and nothing else."""
-    for pid, born in _noted(folder):
-        if (process := _alive(pid, born)) is not None:
-            with suppress(psutil.Error):
-                process.kill()
+    alive = [process for pid, born in _noted(folder) if (process := _alive(pid, born)) is not None]
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=KILLED_S)
 
 
 def _noted(folder: Path) -> list[tuple[int, float]]:
