@@ -56,13 +56,13 @@ class TrialLog:
 
 
 class _Both:
-    """A stream of which a log has a copy."""
+    """A stream of which a log has a copy; who keeps the stream longer than the log writes into the stream alone."""
 
     def __init__(self, stream: TextIO, log: TextIO) -> None:
         self._stream, self._log = stream, log
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._log.write(text)
         return self._stream.write(text)
 

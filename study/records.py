@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -293,8 +294,9 @@ class RecordStore:
             while (target := folder / f"{path.stem}{f'.{number}' * bool(number)}.json").exists():
                 number += 1
             for file in (path, *self._arrays(path)):
-                write_atomically(folder / (target.stem + file.name.removeprefix(path.stem)), file.read_bytes())
-                file.unlink()
+                with suppress(FileNotFoundError):  # another driver is faster
+                    write_atomically(folder / (target.stem + file.name.removeprefix(path.stem)), file.read_bytes())
+                    file.unlink()
 
 
 def parse_record(path: AnyPath) -> Record:

@@ -171,6 +171,14 @@ def test_setting_aside_moves_and_never_overwrites(store: RecordStore, tmp_path: 
     assert sorted(file.read_bytes() for file in aside.iterdir()) == contents
 
 
+def test_two_drivers_may_set_the_same_record_aside(store: RecordStore, tmp_path: Path) -> None:
+    filed(store).write_bytes(b"damage")
+    found = store.read()
+    for _ in range(2):
+        store.set_aside(found, tmp_path / "aside")
+    assert [file.read_bytes() for file in (tmp_path / "aside").iterdir()] == [b"damage"]
+
+
 def test_asking_for_a_damaged_record_sets_it_aside(store: RecordStore, tmp_path: Path) -> None:
     aside = tmp_path / "aside"
     path = filed(store)
