@@ -14,10 +14,10 @@ def test_a_log_has_what_is_printed_and_logged_and_so_has_the_terminal(
 ) -> None:
     log = TrialLog(tmp_path / "logs" / "trial.log")
     with log.written():
-        print("printed")
-        print("to stderr", file=sys.stderr)
+        sys.stdout.write("printed\n")
+        sys.stderr.write("to stderr\n")
         logging.getLogger("user").warning("logged")
-    print("after")
+    sys.stdout.write("after\n")
     log.close(keep=True)
     text = (tmp_path / "logs" / "trial.log").read_text(encoding="utf-8")
     for said in ("printed\n", "to stderr\n", "logged\n"):
@@ -36,7 +36,7 @@ def test_who_keeps_a_stream_longer_than_the_log_still_writes_to_the_terminal(
     with log.written():
         kept = sys.stdout
     log.close(keep=True)
-    print("later", file=kept)
+    kept.write("later\n")
     assert capsys.readouterr().out == "later\n"
 
 
@@ -44,7 +44,7 @@ def test_a_log_that_says_nothing_or_is_not_to_be_kept_leaves_no_file(tmp_path: P
     TrialLog(tmp_path / "empty.log").close(keep=True)
     log = TrialLog(tmp_path / "done.log")
     with log.written():
-        print("words")
+        sys.stdout.write("words\n")
     log.close(keep=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -53,7 +53,7 @@ def test_where_no_log_can_be_written_the_trial_goes_on(tmp_path: Path, capsys: p
     (tmp_path / "logs").write_text("a file, not a folder", encoding="utf-8")
     log = TrialLog(tmp_path / "logs" / "trial.log")
     with log.written():
-        print("words")
+        sys.stdout.write("words\n")
     log.close(keep=True)
     assert capsys.readouterr().out == "words\n"
     assert last_lines(tmp_path / "logs" / "trial.log") == ()
@@ -64,7 +64,7 @@ def test_a_later_process_appends_and_a_new_start_forgets(tmp_path: Path) -> None
     for word, anew in (("first", False), ("second", False), ("third", True)):
         log = TrialLog(path, anew=anew)
         with log.written():
-            print(word)
+            sys.stdout.write(f"{word}\n")
         log.close(keep=True)
         if word == "second":
             assert last_lines(path) == ("first", "second")
