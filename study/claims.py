@@ -50,6 +50,8 @@ class Claim(BaseModel):
     """Counts signs of life: no clock is compared with another machine's."""
     retries: int = 0
     """How many processes have died that trained the trial before."""
+    released: bool = False
+    """Given up by its owner, who was interrupted; kept, for it alone knows of those who died before."""
     epoch: int = 0
     epochs: int = 0
     validation_accuracy: float | None = None
@@ -121,7 +123,7 @@ class Claims:
         while True:
             row = self._row(identity)
             self._refuse(identity, row)
-            died = [dead.retries + 1 for _, dead in row if dead is not None]
+            died = [dead.retries + (not dead.released) for _, dead in row if dead is not None]
             claim = claim.model_copy(update={"retries": max(died, default=0)})
             path = self.folder / (f"{identity}.{_number(row[-1][0]) + 1}.json" if row else f"{identity}.json")
             if create_atomically(path, claim.model_dump_json().encode(), durable=False):
@@ -149,6 +151,8 @@ class Claims:
         return [(path, _read(path)) for path in [first, *later] if path.exists()]
 
     def _lives(self, claim: Claim) -> bool:
+        if claim.released:
+            return False
         if claim.machine == this_machine():
             try:
                 owner = psutil.Process(claim.pid)
@@ -181,13 +185,20 @@ class Holder:
             self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._path is None:
             return
         self._stop.set()
         self._thread.join()
-        if self._still_mine():
-            self._path.unlink(missing_ok=True)
+        if not self._still_mine():
+            return
+        tolerated = [OSError] if kind else []  # what interrupts a trial is not replaced by what its disk says
+        with suppress(*tolerated):
+            if kind and self.retries:
+                left = self._claim.model_copy(update={"released": True})
+                write_atomically(self._path, left.model_dump_json().encode(), durable=False)
+            else:
+                self._path.unlink(missing_ok=True)
 
     @property
     def retries(self) -> int:

@@ -68,5 +68,6 @@ def trial_states(identities: Iterable[str], found: Findings, claims: Claims) -> 
         elif record is not None:
             states[identity] = State(record.state)
         else:
-            states[identity] = State.STALE if claims.read(identity) else State.PLANNED
+            claim = claims.read(identity)
+            states[identity] = State.PLANNED if claim is None or claim.released else State.STALE
     return states

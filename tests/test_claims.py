@@ -1,5 +1,6 @@
 """A claim is one live process's; a dead owner's can be taken over."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from study_fixtures import clean_environment
 from upath import UPath
 
 from study.claims import STILL_S, ClaimedElsewhere, Claims, this_machine
+from study.records import Findings
+from study.states import State, trial_states
 
 HOLDER = """
 import sys, time
@@ -249,6 +252,35 @@ def test_who_takes_over_counts_how_many_have_died_before(claims: Claims) -> None
         assert holder.retries == 2
     with claims.hold("trial", 7) as holder:
         assert holder.retries == 0
+
+
+def test_who_died_before_is_not_forgotten_by_an_interruption(claims: Claims) -> None:
+    def interrupted() -> int:
+        with claims.hold("trial", 7) as holder:
+            raise KeyboardInterrupt(holder.retries)
+
+    _write(claims, born=-1000)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt, match=r"^1$"):
+            interrupted()
+        assert claims.alive("trial") is None
+    assert trial_states(["trial"], Findings({}), claims) == {"trial": State.PLANNED}
+    with claims.hold("trial", 7) as holder:
+        assert holder.retries == 1
+    assert claims.everyone() == {}
+
+
+def test_an_interruption_is_not_replaced_by_what_its_disk_says(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def interrupted() -> None:
+        with claims.hold("trial", 7):
+            monkeypatch.setattr(Path, "unlink", read_only)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_a_damaged_claim_is_no_claim(claims: Claims) -> None:
