@@ -109,7 +109,7 @@ def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
     head, dirty = provenance.commit()
     commit = "no checkout" if head is None else head + " and changes on top" * bool(dirty)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    versions = [f"python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in PACKAGES)]
+    versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
@@ -121,6 +121,14 @@ def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
         "duration": f"{seconds:.0f} s",
     }
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
+
+
+def _version(package: str) -> str:
+    """A package's version; on a machine that only trains, Ray and MLflow are missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
 
 
 def _document(header: str, found: dict[str, Measured], plots: list[Path]) -> str:

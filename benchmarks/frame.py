@@ -79,6 +79,13 @@ class Measured:
     """How it was measured, a sentence each."""
 
 
+def measured_device() -> str:
+    """What this machine trains on: its GPU where there is one. `CUDA_VISIBLE_DEVICES=` hides it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True)
 class Aim:
     """What a ratio should be."""

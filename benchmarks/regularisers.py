@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.frame import Curve, Measured, Row, at_least, at_most, compared, figure, not_measured, paired
+from benchmarks.frame import (
+    Curve,
+    Measured,
+    Row,
+    at_least,
+    at_most,
+    compared,
+    figure,
+    measured_device,
+    not_measured,
+    paired,
+)
 from benchmarks.processes import ROOT, python, status_kib
 from dh2l.classifier import HierarchicalClassifier
 from dh2l.config import TrainConfig
@@ -145,21 +156,20 @@ WAYS = {"energy": energy_ways, "hierarchy": hierarchy_ways}
 
 
 def measure(quick: bool) -> Measured:
-    """The rows of the CPU, and of the GPU where there is one."""
-    rows, curves = [], []
-    rounds = 2 if quick else 15
+    """The rows of the GPU where there is one, else of the CPU."""
+    device = measured_device()
     with freed_memory_kept():
-        for device in ("cpu", "cuda"):
-            there = device == "cpu" or torch.cuda.is_available()
-            rows += _rows(device, rounds) if there else _absent()
-        curves.append(_curve(rounds=1 if quick else 3))
+        rows = _rows(device, 2 if quick else 15)
+        curve = _curve(device, rounds=1 if quick else 3)
+    if device == "cpu":
+        rows += _absent()
     notes = [
         f"Metric {METRIC}, float32, one layer or sphere at a time for the direct form; CPU with one thread, as a "
         "trial has. The direct form has none of the library's guards (zero rows, infinite slopes, huge entries).",
         f"The double loop: {LOOP_PAIRS} pairs timed, multiplied up to all pairs.",
         "Peak memory: of a fresh process after one forward and backward, less the same process's before it.",
     ]
-    return Measured(rows, curves=curves, notes=notes)
+    return Measured(rows, curves=[curve], notes=notes)
 
 
 def _rows(device: str, rounds: int) -> list[Row]:
@@ -254,14 +264,19 @@ def _absent() -> list[Row]:
     return [*rows, not_measured("E and H together, cuda", "a resnet-20 step at batch 512", "no GPU", aim=at_most(0.05))]
 
 
-def _curve(rounds: int) -> Curve:
+def _curve(device: str, rounds: int) -> Curve:
     lines: dict[str, list[tuple[float, float]]] = {"in blocks": [], "per sphere": []}
     for n_classes in (100, 300, 1_000, 3_000, 10_000):
-        seconds = paired(hierarchy_ways("cpu", n_classes), rounds)
+        seconds = paired(hierarchy_ways(device, n_classes), rounds)
         for name, way in (("in blocks", "ours"), ("per sphere", "direct")):
             lines[name].append((n_classes, 1e3 * min(seconds[way])))
     return Curve(
-        "hierarchy", "H, forward and backward, CPU", "classes, in super-classes of 100", "milliseconds", lines, True
+        "hierarchy",
+        f"H, forward and backward, {device}",
+        "classes, in super-classes of 100",
+        "milliseconds",
+        lines,
+        True,
     )
 
 

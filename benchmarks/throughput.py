@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, not_measured, paired
+from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, measured_device, not_measured, paired
 from benchmarks.processes import ROOT, environment
 from dh2l.batches import plain_batches
 from dh2l.config import TrainConfig
@@ -99,29 +99,25 @@ def serve_common(folder: Path, device: str) -> None:
 
 
 def measure(quick: bool) -> Measured:
-    """The rows of the CPU, and of the GPU where there is one."""
-    rows, details = [], []
-    for device in ("cpu", "cuda"):
-        if device == "cuda" and not torch.cuda.is_available():
-            rows += [
-                not_measured(f"images/s of a trial, cuda, {precision}", against, "no GPU", aim=aim)
-                for precision in ("fp32", "bf16")
-                for against, aim in (("the common loop", at_least(5)), ("a bare step", at_least(0.9)))
-            ]
-            continue
-        n_images = BATCH * (1 if quick else 2) * (1 if device == "cpu" else 24)
-        with TemporaryDirectory() as folder:
-            prepare_random(Path(folder), n_images)
-            found, detail = _on(device, Path(folder), rounds=1 if quick else 6)
-        rows += found
-        details.append(detail)
+    """The rows of the GPU where there is one, else of the CPU."""
+    device = measured_device()
+    n_images = BATCH * (1 if quick else 2) * (1 if device == "cpu" else 24)
+    with TemporaryDirectory() as folder:
+        prepare_random(Path(folder), n_images)
+        rows, detail = _on(device, Path(folder), rounds=1 if quick else 6)
+    if device == "cpu":
+        rows += [
+            not_measured(f"images/s of a trial, cuda, {precision}", against, "no GPU", aim=aim)
+            for precision in ("fp32", "bf16")
+            for against, aim in (("the common loop", at_least(5)), ("a bare step", at_least(0.9)))
+        ]
     notes = [
         "Random images of 32×32×3, 100 classes; one CPU thread for every way, as a trial has, and two loader "
         "processes more for the common loop; evaluation is not part of it.",
         "The bare step uses this project's network, layout, optimizer and allocator: it is the ceiling of the "
         "trial, not of the hardware. Convolutions' share of the trial is in the profile.",
     ]
-    return Measured(rows, details=details, notes=notes)
+    return Measured(rows, details=[detail], notes=notes)
 
 
 def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from gpu_fixtures import needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_data import epoch_batches, tiny, tiny_config
@@ -121,7 +122,7 @@ def test_batches_that_are_staged_are_the_same_and_lie_in_one_place() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 def test_what_a_gpu_cannot_spare_stays_with_the_host_and_gives_the_same_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from gpu_fixtures import needs_gpu, no_waiting
 from sphere_oracle import (
     DEEP,
     FLAT,
@@ -216,7 +217,7 @@ def everything(classifier: HierarchicalClassifier, labels: Tensor, metric: str) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize(("centres", "radius"), MODES)
 def test_nothing_waits_for_the_gpu(centres: CentreMode, radius: RadiusMode) -> None:
     classifier = make(DEEP, centres, radius).to("cuda")
@@ -229,11 +230,8 @@ def test_nothing_waits_for_the_gpu(centres: CentreMode, radius: RadiusMode) -> N
         return total.detach()
 
     step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         total = step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(total.cpu(), everything(classifier.cpu(), labels.cpu(), "gm").detach())
 
 

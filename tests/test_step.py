@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_fixtures import needs_gpu, no_waiting
 from sphere_oracle import UNBALANCED
 from tiny_data import EH, H0, TIMES, E, H, epoch_batches, numbers, one_thread, run, tiny, tiny_config
 from torch import Tensor
@@ -29,7 +30,6 @@ MORE: dict[str, dict[str, Any]] = {
     "rivals": {"lambda_mma": 0.1, "lambda_orthogonality": 0.01},
     "orthogonal centres, half-space": {**EH, "metric": "half_angular2", "lambda_o": 0.1},
 }
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def plain_loop(config: TrainConfig, epochs: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
@@ -370,9 +370,6 @@ def test_no_step_waits_for_the_gpu(arm: str) -> None:
     training = Training(config, tiny(), torch.device("cuda"))
     training.train_epoch(1, 0.05)
     training.step.begin(2, 0.05)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for size in training.batches:
             training.step(size)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
