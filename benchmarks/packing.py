@@ -11,7 +11,7 @@ from dh2l.data import load
 from study.packing import Sample, choose, side_by_side
 
 BOUND_CPU = "operations: both ways keep all cores busy"
-BOUND_GPU = "operations of the GPU; one trial's small kernels leave most of it idle"
+BOUND_GPU = "the GPU's time: kernels of several processes take turns, so only what a trial leaves idle can be gained"
 
 
 def measure(quick: bool) -> Measured:

@@ -251,7 +251,9 @@ def _share_of_step(device: str, rounds: int) -> Row:
     return compared(
         f"E and H together, {device}", "a resnet-20 step at batch 512", seconds["ours"], seconds["step"],
         aim=at_most(0.02 if device == "cpu" else 0.05),
-        bound="the step grows with the batch, the regularisers do not",
+        bound="the step grows with the batch, the regularisers do not"
+        if device == "cpu"
+        else "launches: here neither is replayed; in training both lie in the step's graph",
     )  # fmt: skip
 
 
