@@ -18,7 +18,7 @@ def environment() -> dict[str, str]:
     return kept | off | {"PYTHONPATH": str(ROOT)}
 
 
-def python(folder: Path, *words: object) -> str:
+def python(folder: Path, *words: object, timeout_s: float = TIMEOUT_S) -> str:
     """Run Python with these words from a folder; returns what it printed.
 
     Raises:
@@ -28,7 +28,7 @@ def python(folder: Path, *words: object) -> str:
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         cwd=folder,
         env=environment(),
         check=False,

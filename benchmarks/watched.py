@@ -5,7 +5,6 @@ Run as `python -m benchmarks.watched REPORT MODULE WORD ...`; the report is a JS
 
 import json
 import runpy
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.processes import ROOT, environment, last_line, status_kib
+from benchmarks.processes import ROOT, python, status_kib
 
 LOOK_S = 0.01
 OURS, TUNE = f"{ROOT}/study/", "/ray/tune/"
@@ -50,18 +49,7 @@ def watched(folder: Path, *words: object) -> Report:
         RuntimeError: it failed; with the last line of what it said.
     """
     report = folder / "watched.json"
-    process = subprocess.run(  # noqa: S603 our own words
-        [sys.executable, "-m", "benchmarks.watched", str(report), *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=TIMEOUT_S,
-        env=environment(),
-        check=False,
-    )
-    if process.returncode:
-        said = last_line(process.stderr) or last_line(process.stdout)
-        raise RuntimeError(f"{' '.join(map(str, words))} ended with exit code {process.returncode}: {said}")
+    python(folder, "-m", "benchmarks.watched", report, *words, timeout_s=TIMEOUT_S)
     return Report(**json.loads(report.read_text(encoding="utf-8")))
 
 

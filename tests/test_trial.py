@@ -321,7 +321,9 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
     tmp_path: Path, cli: CommandLine, two_labellings: Path
 ) -> None:
     cli.places = Places.of(tmp_path / "results", two_labellings)
-    text = SEARCHED.replace("epochs: 2", "epochs: 3, batch_size: 32, lr: 0.02, deterministic: true").replace("[0.1, 1, 10]", "[100, 0.1]")
+    text = SEARCHED.replace("epochs: 2", "epochs: 3, batch_size: 32, lr: 0.02, deterministic: true").replace(
+        "[0.1, 1, 10]", "[100, 0.1]"
+    )
     study = write_study(tmp_path, text)
     selected, tests, histories = [], [], list[list[dict[str, np.ndarray]]]()
     for name in ("truth", "shuffled"):
