@@ -40,6 +40,6 @@ $(UV):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(STAMP): $(UV) pyproject.toml requirements.lock
-	$(UV) pip install --quiet --exact --python $(BIN)/python --requirement requirements.lock
+	$(UV) pip install --quiet --exact --compile-bytecode --python $(BIN)/python --requirement requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@

@@ -1,10 +1,12 @@
 """The driver: hands trials to Ray Tune."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler
 
 from dh2l.errors import UserError
@@ -78,6 +80,9 @@ def _tune(
     checks: Sequence[Check],
 ) -> None:
     """Let Ray Tune run trials until the searcher has no more, or something asks to stop."""
+    if os.environ["RAY_USAGE_STATS_ENABLED"] == "0":
+        # For its reports Tune counts callbacks by kind, and imports MLflow and others to know the kinds: seconds.
+        usage.tag_callbacks = lambda _: False
     _, concurrent = share(resources)
     workers = max(1, min(concurrent, searcher.limit, len(checks)))
     tune.Tuner(
