@@ -118,7 +118,7 @@ class Soak:
         blows = max(2 * len(BLOWS), trials // 5)
         more = blows - len(BLOWS)
         deck = [*self.random.sample(BLOWS, len(BLOWS)), *self.random.choices(BLOWS, k=more)]
-        early = self.random.choices(range(trials // 2), k=len(BLOWS))  # so that one of each kind falls
+        early = self.random.choices(range(trials // 4), k=len(BLOWS))  # so that one of each kind falls
         after = sorted([*early, *self.random.choices(range(trials), k=more)])
         driver = self.start(self.rough, server=server)
         drivers = 1
@@ -165,7 +165,7 @@ class Soak:
             case _:
                 server.kill()
                 time.sleep(self.random.uniform(0, LATER_S))
-                server.start()
+                server.launch()
         return True
 
     def wrong(self, server: Server) -> list[str]:
@@ -228,6 +228,7 @@ def soak(folder: Path, trials: int, seed: int, minutes: float, say: Callable[[st
         say("undisturbed: done")
         with mlflow_server(folder) as server:
             it.disturbed(server, end)
+            server.wait()
             return it.wrong(server)
     finally:
         it.close()

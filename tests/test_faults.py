@@ -481,10 +481,11 @@ def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_fro
 def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the_same_numbers(
     tmp_path: Path, places: Places, plugin: Path
 ) -> None:
-    study = study_of(tmp_path, "arm: baseline+l2", E.format("cosine"), seeds="[0, 1]", epochs=6)
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("cosine"), seeds="[0, 1]", epochs=10)
     with running(study, places, "--plugin", plugin) as process:
         eventually(lambda: checkpointed(places, "digits"), process)
         time.sleep(random.SystemRandom().uniform(0, 4))
+        eventually(lambda: checkpointed(places, "digits"), process)  # of a trial that is still to be done
         family = family_of(psutil.Process(process.pid))
         process.kill()
         process.wait(timeout=60)
