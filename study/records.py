@@ -180,7 +180,11 @@ class RecordStore:
             OSError: it cannot be written; nothing that stood there is lost.
         """
         path = self.path(record.identity)
-        standing = self._read(path)
+        try:
+            standing = self._read(path)
+        except NewerRecord:  # another version has filed it meanwhile
+            self._keep_beside(record)
+            return record
         if standing is not None and standing.settled:
             return self._second(standing, record)
         packed = b""
@@ -193,8 +197,9 @@ class RecordStore:
         if path.exists():  # of a trial that failed or was stopped, or damaged
             write_atomically(path, _content(record))
         elif not create_atomically(path, _content(record)):  # a second process was faster
-            if packed and record.arrays_sha256 != getattr(self._read(path), "arrays_sha256", None):
-                arrays_path(record, path).unlink(missing_ok=True)
+            with suppress(NewerRecord):
+                if packed and record.arrays_sha256 != getattr(self._read(path), "arrays_sha256", None):
+                    arrays_path(record, path).unlink(missing_ok=True)
             return self.write(record, arrays)
         for left in self._arrays(path):
             if left != arrays_path(record, path):  # of a process that was killed before its record, or lost
@@ -204,10 +209,13 @@ class RecordStore:
     def _second(self, first: Record, second: Record) -> Record:
         """Of two records of a trial the first stays; the second is kept beside, if it is settled and disagrees."""
         if second.settled and second.numbers() != first.numbers():
-            content = _content(second)
-            name = f"{second.identity}.{hashlib.sha256(content).hexdigest()[:12]}.json"
-            write_atomically(self.repetitions / name, content)
+            self._keep_beside(second)
         return first
+
+    def _keep_beside(self, record: Record) -> None:
+        content = _content(record)
+        name = f"{record.identity}.{hashlib.sha256(content).hexdigest()[:12]}.json"
+        write_atomically(self.repetitions / name, content)
 
     def _arrays(self, path: AnyPath) -> list[AnyPath]:
         """All files of arrays beside a record's file."""
@@ -234,6 +242,8 @@ class RecordStore:
     def _read(self, path: AnyPath) -> Record | None:
         try:
             return parse_record(path)
+        except NewerRecord:
+            raise
         except (FileNotFoundError, UserError):
             return None
 

@@ -158,6 +158,10 @@ def test_a_record_of_a_newer_version_is_left_alone_and_not_trained_over(store: R
     assert str(path) in found.warnings()[0]
     store.set_aside(found, tmp_path / "aside")
     assert path.read_bytes() == before
+    store.write(RECORD)  # trained meanwhile
+    assert path.read_bytes() == before
+    (beside,) = store.repetitions.iterdir()
+    assert beside.name.startswith(f"{CONFIG.identity}.")
 
 
 def test_setting_aside_moves_and_never_overwrites(store: RecordStore, tmp_path: Path) -> None:
