@@ -1,13 +1,15 @@
 """Runs what a plan still misses, through Ray or in this process."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dh2l.atomic import remove_folder
 from dh2l.config import TrainConfig
 from study.checking import checks
-from study.claims import Claims
+from study.claims import ClaimedElsewhere, Claims
 from study.cost import Estimate, Task, Work, estimate, longest_first
 from study.interrupt import FailureLimit
 from study.observer import Observer
@@ -121,6 +123,17 @@ def run_plan(
         if run_on_ray(searcher, places, resources, observer, scheduler=scheduler, checks=first, limit=limit):
             return True
         now = standing(now.plan, places)
+
+
+def let_go(now: Standing, places: Places, *, keep: bool) -> None:
+    """End for processes what they did not that were killed after they had filed a trial's record."""
+    claims = Claims(places.claims)
+    for identity in claims.everyone():
+        record = now.found.records.get(identity)
+        if record is not None and record.settled and not claims.alive(identity):
+            with suppress(ClaimedElsewhere, OSError), claims.hold(identity, 0):
+                if not keep:
+                    remove_folder(places.checkpoint(identity))
 
 
 def _all_stopped(now: Standing, missing: list[TrainConfig]) -> bool:

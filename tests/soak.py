@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import psutil
 from mlflow import MlflowClient
 from mlflow_servers import Server, mlflow_server
@@ -181,7 +182,9 @@ class Soak:
         for identity, record in now.found.records.items():
             other = calm.found.records[identity]
             one, two = read_arrays(record, now.found.paths[identity]), read_arrays(other, calm.found.paths[identity])
-            same = one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one.keys() - TIMED)
+            same = one.keys() == two.keys() and all(
+                np.array_equal(one[k], two[k], equal_nan=one[k].dtype.kind == "f") for k in one.keys() - TIMED
+            )
             if record.numbers() != other.numbers() or not same:
                 found.append(f"{identity} has other numbers than undisturbed")
             if identity in self._hit and not record.provenance.retries:

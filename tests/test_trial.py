@@ -19,6 +19,7 @@ from study_fixtures import SEARCHED, CommandLine, clean_environment, write_study
 from dh2l.config import TrainConfig
 from dh2l.data import load, prepare, read_manifest
 from dh2l.trainer import Training
+from study.claims import Claim, this_machine
 from study.places import Places
 from study.plan import make_plan
 from study.records import Record, arrays_path, parse_record, read_arrays
@@ -274,6 +275,23 @@ def test_a_diverged_trial_becomes_a_record_that_names_the_term_and_is_not_run_ag
     assert code == 1
     assert "diverged (1 of 1)" in out
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("words", [[], ["--keep"]], ids=" ".join)
+def test_what_a_process_left_that_was_killed_after_it_had_filed_its_record_is_gone_after_a_run(
+    tmp_path: Path, places: Places, cli: CommandLine, never_killed: Places, words: list[str]
+) -> None:
+    study = write_study(tmp_path, STUDY)
+    shutil.copytree(str(never_killed.trials), str(places.trials))
+    identity = numbers(places)[0].identity
+    left = Claim(host="here", machine=this_machine(), pid=os.getpid(), born=-1000, token=identity)
+    path = places.claims / f"{identity}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(left.model_dump_json(), encoding="utf-8")
+    places.checkpoint(identity).mkdir(parents=True)
+    assert cli("run", study, "--shard", "1/1", *words)[0] == 0
+    assert list(path.parent.iterdir()) == []
+    assert places.checkpoint(identity).exists() == bool(words)
 
 
 def test_a_finished_trial_is_not_trained_again(tmp_path: Path, cli: CommandLine, never_killed: Places) -> None:

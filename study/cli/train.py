@@ -82,6 +82,7 @@ def run(
     from study.running import (
         cost_to_come,
         in_order,
+        let_go,
         measured_share,
         missing_trials,
         run_here,
@@ -150,6 +151,7 @@ def run(
             live.close(standing(now.plan, places))
         raise
     now = standing(now.plan, places)
+    let_go(now, places, keep=keep)
     note_wanted(now, places)  # a searcher's trials too
     page = tables.render(now)
     files = tables.save(page, places.table(now.plan.name))
