@@ -108,7 +108,7 @@ class Claims:
             host=socket.gethostname(),
             machine=this_machine(),
             pid=os.getpid(),
-            born=_born(psutil.Process()),
+            born=born(psutil.Process()),
             token=uuid4().hex,
             epochs=epochs,
             config=config or {},
@@ -156,7 +156,7 @@ class Claims:
         if claim.machine == this_machine():
             try:
                 owner = psutil.Process(claim.pid)
-                return abs(_born(owner) - claim.born) < BIRTH_S and owner.status() != psutil.STATUS_ZOMBIE
+                return abs(born(owner) - claim.born) < BIRTH_S and owner.status() != psutil.STATUS_ZOMBIE
             except (psutil.NoSuchProcess, ValueError):  # ended, or a number that no process can have
                 return False
         now = time.monotonic()
@@ -190,10 +190,10 @@ class Holder:
             return
         self._stop.set()
         self._thread.join()
-        if not self._still_mine():
-            return
         tolerated = [OSError] if kind else []  # what interrupts a trial is not replaced by what its disk says
         with suppress(*tolerated):
+            if not self._still_mine():
+                return
             if kind and self.retries:
                 left = self._claim.model_copy(update={"released": True})
                 write_atomically(self._path, left.model_dump_json().encode(), durable=False)
@@ -224,9 +224,16 @@ class Holder:
                 self.lost = True
 
     def _still_mine(self) -> bool:
+        """Whether no other process has taken it over.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
         assert self._path is not None  # noqa: S101 the callers have seen it
-        now = _read(self._path)
-        return now is not None and now.token == self._claim.token
+        try:
+            return Claim.model_validate_json(self._path.read_bytes()).token == self._claim.token
+        except (FileNotFoundError, ValidationError):
+            return False
 
 
 @cache
@@ -239,7 +246,7 @@ def this_machine() -> str:
     return " ".join(parts)
 
 
-def _born(process: psutil.Process) -> float:
+def born(process: psutil.Process) -> float:
     """Seconds from the machine's start to the process's: setting the clock moves both."""
     machine = psutil.boot_time()
     return process.create_time() - machine

@@ -1,8 +1,7 @@
 """Ctrl-C once: every trial stops at the end of its epoch. Twice: everything stops at once. Likewise many failures."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from dh2l.config import TrainConfig
@@ -21,33 +20,28 @@ class Interrupt:
         raised: whether the user has asked to stop.
     """
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, note: Callable[[str], None]) -> None:
         self.raised = False
-        self._observer = observer
+        self._note = note
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.arm()
         return self
+
+    def arm(self) -> None:
+        """Take the signals; once more where another library has taken them meanwhile."""
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if self.raised else self._handle)
 
     def _handle(self, _number: int, _frame: Any) -> None:
         self.raised = True
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler)  # SIGTERM too must leave no process behind
-        self._observer.note("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
+        self.arm()  # SIGTERM too must leave no process behind
+        self._note("stopping when each running trial has finished its epoch; Ctrl-C again stops at once")
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """A context in which SIGTERM, which job schedulers send, ends this process's trial as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class FailureLimit:

@@ -87,8 +87,8 @@ class Places:
             UserError: another file that still exists has it.
         """
         note = self.table(study) / "file"
-        owner = Path(note.read_text(encoding="utf-8")) if note.exists() else None
-        if owner is not None and owner != file.absolute() and owner.exists():
+        owner = _owner(note)
+        if owner is not None and owner != file.absolute():
             raise UserError(
                 f"the name {study} belongs to {owner} in {self.local}; rename {file}, or give another --results"
             )
@@ -170,6 +170,15 @@ def place(text: str) -> AnyPath:
     except ImportError:
         raise UserError(f"{text} needs {STORES[protocol]}, which is not installed; pip install it") from None
     return there
+
+
+def _owner(note: Path) -> Path | None:
+    """The file that a note names, if it still is one; a note that is damaged names none."""
+    try:
+        owner = Path(note.read_text(encoding="utf-8"))
+        return owner if owner.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _name(kind: str, name: str) -> str:

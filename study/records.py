@@ -183,7 +183,8 @@ class RecordStore:
         try:
             standing = self._read(path)
         except NewerRecord:  # another version has filed it meanwhile
-            self._keep_beside(record)
+            if record.settled:
+                self._keep_beside(record)
             return record
         if standing is not None and standing.settled:
             return self._second(standing, record)

@@ -18,7 +18,8 @@ def store_name(uri: str) -> str:
     """
     scheme, slashes, rest = uri.partition("://")
     if not slashes:
-        return re.split(r"[?#]", uri, maxsplit=1)[0]
+        place = re.split(r"[?#]", uri, maxsplit=1)[0]
+        return place if _harmless(place) else f"{HIDDEN}@{place.rpartition('@')[2]}"
     place = re.split(r"[?#]", rest, maxsplit=1)[0]
     if place.startswith("/"):  # a path: there is no user before it
         return f"{scheme}://{place}"
@@ -49,10 +50,17 @@ def reason(error: Exception) -> str:
     return line if len(line) <= _BEGIN + _END else f"{line[:_BEGIN]} … {line[-_END:]}"
 
 
+def _harmless(uri: str) -> bool:
+    """Whether what has no scheme is a path, or can hold no password."""
+    return "@" not in uri or os.path.exists(uri)
+
+
 def _secrets(uri: str) -> set[str]:
     """Passwords and tokens: the part before @ (of user and password the password), the values of a query."""
     found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
-    rest = uri.partition("://")[2]
+    _, slashes, rest = uri.partition("://")
+    if not slashes and not _harmless(uri):  # no address at all, but perhaps one that was meant
+        found |= set(re.split(r"[:/]+", uri.rpartition("@")[0])[-1:])
     if not rest.startswith("/"):
         user, colon, password = rest.rpartition("@")[0].partition(":")
         found.add(password if colon else user)

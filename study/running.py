@@ -1,6 +1,6 @@
 """Runs what a plan still misses, through Ray or in this process."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,14 +63,19 @@ def run_here(
     threads: int | None,
     keep: bool = False,
     limit: FailureLimit | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train configs one after the other in this process, without Ray, until the limit of failures is reached."""
+    """Train configs one after the other in this process, without Ray, until the limit of failures is reached.
+
+    Raises:
+        KeyboardInterrupt: `stop` says so after an epoch.
+    """
     from study.trial import drain, run_trial
 
     for config in configs:
         observer.started(config)
         training = run_trial(config, places, threads=threads, keep=keep)
-        record = drain(training, partial(observer.epoch, config), observer.note)
+        record = drain(training, partial(observer.epoch, config), observer.note, stop)
         observer.filed(record)
         if limit is not None and limit.reached:
             return

@@ -25,7 +25,7 @@ from study.filing import arrays_of, finished_record, unfinished_record
 from study.log import TrialLog, last_lines
 from study.places import Places
 from study.prepared import data_of
-from study.records import Failure, Record, RecordStore
+from study.records import Failure, NewerRecord, Record, RecordStore
 
 TRACEBACK_LINES = 30
 WAIT_S = 2.0
@@ -68,7 +68,11 @@ def run_trial(
                 claims.hold(config.identity, config.epochs, config.model_dump(mode="json")) as claim,
                 freed_memory_kept(),
             ):
-                record = store.get(config.identity, places.set_aside)
+                try:
+                    record = store.get(config.identity, places.set_aside)
+                except NewerRecord as error:  # filed since the plan was made; this end of the trial is told, not filed
+                    message = f"its record {store.path(config.identity)} is left alone: {error}"
+                    return unfinished_record(config, "failed", Failure(kind=NewerRecord.__name__, message=message))
                 if record is None or not record.settled:
                     record = yield from _logged(config, places, claim, record, device, threads)
                 if record.settled and not keep:
@@ -96,15 +100,27 @@ def one_step(config: TrainConfig, places: Places, *, device: str, threads: int) 
     return None
 
 
-def drain(trial: Trial, note: Callable[[EpochResult], None], wait: Callable[[str], None]) -> Record:
-    """Run a trial to its end, telling `note` of every epoch and `wait` why it waits; returns the record."""
+def drain(
+    trial: Trial,
+    note: Callable[[EpochResult], None],
+    wait: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Record:
+    """Run a trial to its end, telling `note` of every epoch and `wait` why it waits; returns the record.
+
+    Raises:
+        KeyboardInterrupt: `stop` says so after an epoch; the trial has left a checkpoint to go on from.
+    """
     said = ""
     while True:
         try:
             step = next(trial)
-        except StopIteration as stop:
-            record: Record = stop.value
+        except StopIteration as end:
+            record: Record = end.value
             return record
+        if stop():
+            trial.close()
+            raise KeyboardInterrupt
         if isinstance(step, EpochResult):
             note(step)
         elif step.reason != said:

@@ -1,5 +1,6 @@
 """Makers of studies, records and command lines for the tests of the harness."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -200,6 +201,12 @@ class CommandLine:
         assert len(lines) == 1, error
         assert lines[0].startswith("error: ")
         return lines[0].removeprefix("error: ")
+
+
+def checksummed(body: str) -> bytes:
+    """A record's file around a body, with the checksum that fits it."""
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"checksum": "{digest}", "record":\n{body}}}\n'.encode()
 
 
 def clean_environment(**more: str) -> dict[str, str]:

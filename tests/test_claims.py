@@ -246,6 +246,22 @@ def test_a_claim_that_another_has_taken_over_is_lost_and_left_to_it(claims: Clai
     assert (left.machine, left.epoch) == ("elsewhere", 1)
 
 
+def test_a_claim_that_cannot_be_read_for_once_is_not_lost(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with claims.hold("trial", 7) as holder:
+        with monkeypatch.context() as once:
+            once.setattr(Path, "read_bytes", failing)
+            holder.renew(2, None)
+        assert not holder.lost
+        holder.renew(3, None)
+        renewed = claims.alive("trial")
+        assert renewed is not None
+        assert renewed.epoch == 3
+    assert claims.everyone() == {}
+
+
 def test_who_takes_over_counts_how_many_have_died_before(claims: Claims) -> None:
     _write(claims, born=-1000, retries=1)
     with claims.hold("trial", 7) as holder:

@@ -167,6 +167,14 @@ def test_a_cluster_where_nothing_listens_is_a_sentence(cli: CommandLine) -> None
     assert "HOST:PORT" in said
 
 
+def test_a_cluster_to_be_found_that_no_longer_listens_is_a_sentence(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    said = cli.mistake("doctor", "quickstart", "--no-mlflow", "--address", "auto")
+    assert "127.0.0.1:1 cannot be reached" in said
+
+
 def test_nodes_are_those_of_a_cluster(cli: CommandLine) -> None:
     assert "--address" in cli.mistake("doctor", "quickstart", "--nodes", "2")
 

@@ -425,17 +425,20 @@ def left(family: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_run_interrupted_once_leaves_a_checkpoint_of_the_epoch_that_it_waited_for(
-    tmp_path: Path, places: Places, cli: CommandLine
+@pytest.mark.parametrize("words", [(), ("--shard", "1/1")], ids=["ray", "shard"])
+def test_a_run_told_to_end_leaves_a_checkpoint_of_the_epoch_that_it_waited_for(
+    tmp_path: Path, places: Places, cli: CommandLine, words: tuple[str, ...]
 ) -> None:
-    """Without it the next would be due after minutes."""
+    """Without it the next would be due after seconds or minutes. `timeout` tells the whole group of processes."""
     study = study_of(tmp_path, "arm: baseline+l2", epochs=40)
-    with running(study, places) as process:
+    with running(study, places, *words) as process:
         claims = Claims(places.claims)
         eventually(lambda: next((True for claim in claims.everyone().values() if claim.epoch > 1), None), process)
-        process.send_signal(signal.SIGINT)
-        code, _, error = ended(process)
+        os.killpg(process.pid, signal.SIGTERM)
+        code, out, error = ended(process)
     assert code == 130, error
+    assert "stopping when each running trial has finished its epoch" in out
+    assert "missing (1 of 1)" in out
     assert claims.everyone() == {}
     assert list(places.results.glob("checkpoints/*/checkpoint.pt"))
     assert cli("run", study, "--shard", "1/1")[0] == 0

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from study.cluster.leftovers import SCRATCH, scratch_folder
+from study.cluster import leftovers
+from study.cluster.leftovers import SCRATCH, note_processes, scratch_folder
 
 DRIVER = """
 import os, subprocess, sys, time
@@ -38,6 +40,14 @@ with scratch_folder() as scratch:
     time.sleep(600)
 """
 """A driver with a process that never stops to write into its folder."""
+
+
+def test_the_wall_clock_makes_no_driver_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note_processes(tmp_path)
+    boot = psutil.boot_time
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot() + 1e6)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self, of=psutil.Process.create_time: of(self) + 1e6)
+    assert leftovers._in_use(tmp_path)
 
 
 @pytest.fixture

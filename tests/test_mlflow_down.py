@@ -177,7 +177,7 @@ def test_a_real_run_whose_server_is_killed_ends_with_its_table_and_how_to_comple
     assert len(list(outage.run_places.trials.glob("*.json"))) == 3
     (line,) = re.findall(r"^MLflow: +(.+)$", printed, re.MULTILINE)
     assert line.startswith("not complete (")
-    assert line.endswith(f"mlflow sync {outage.run_file}")
+    assert f"mlflow sync {outage.run_file} --results {outage.run_places.results} --data " in line
 
 
 def test_a_sync_completes_the_view_of_a_real_run(

@@ -53,7 +53,7 @@ def parent(client: MlflowClient) -> Run:
 
 def not_complete(printed: str) -> str:
     """Why a run's view is not complete, as the run says once."""
-    (line,) = re.findall(r"^MLflow: +not complete \((.+)\); later: .*mlflow sync \S+$", printed, re.MULTILINE)
+    (line,) = re.findall(r"^MLflow: +not complete \((.+)\); later: .*mlflow sync .+$", printed, re.MULTILINE)
     return str(line)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from study_fixtures import done, unfinished
+from study_fixtures import checksummed, done, unfinished
 
 from dh2l.atomic import write_atomically
 from dh2l.config import TrainConfig
@@ -41,12 +41,6 @@ def reason(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         parse_record(path)
     return str(caught.value)
-
-
-def checksummed(body: str) -> bytes:
-    """A record's file around a body, with the checksum that fits it."""
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f'{{"checksum": "{digest}", "record":\n{body}}}\n'.encode()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,17 @@ def test_no_name_from_a_file_leads_out_of_the_results(name: str, tmp_path: Path)
             place(name)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"/" + b"x" * 5000, b"/a\0b"])
+def test_a_damaged_note_of_a_study_s_file_gives_its_name_to_nobody(content: bytes, tmp_path: Path) -> None:
+    places, file = Places.of(tmp_path / "results", tmp_path), tmp_path / "mine.yaml"
+    places.table("mine").mkdir(parents=True)
+    (places.table("mine") / "file").write_bytes(content)
+    file.touch()
+    places.claim_name("mine", file)
+    with pytest.raises(UserError, match="belongs to"):
+        places.claim_name("mine", tmp_path / "elsewhere" / "mine.yaml")
+
+
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
@@ -203,6 +214,9 @@ def test_no_name_from_a_file_leads_out_of_the_results(name: str, tmp_path: Path)
         ("postgresql://me:s3/cr@host/runs", "postgresql://host/runs"),
         ("postgresql://me:s3?cr@host/runs", "postgresql://***"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("me:s3cr@t@host:1", "***@host:1"),
+        ("http:/me:s3cr@host/x", "***@host/x"),
+        ("./mlruns", "./mlruns"),
     ],
 )
 def test_the_name_of_a_store_has_no_user_password_or_query(uri: str, shown: str) -> None:
@@ -225,6 +239,14 @@ def test_no_error_repeats_a_password_encoded_or_not(text: str, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "env-secret")
     said = redacted(text)
     assert not [secret for secret in ("s3cr%40t", "s3cr@t", "qu%3Dery", "qu=ery", "env-secret") if secret in said]
+
+
+@pytest.mark.parametrize("uri", ["me:s3cret@host:1", "http:/me:s3cret@host:1"])
+def test_no_error_repeats_a_password_of_an_address_without_its_slashes(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert "s3cret" not in redacted(f"unsupported URI '{uri}', and s3cret is wrong")
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,9 @@ def test_a_job_and_a_driver_of_a_cluster_that_is_there_train_and_find_trained(
     assert submitted.returncode == 0, submitted.stderr + submitted.stdout
     assert submitted.stdout.count("/2] done ") == 2
     assert records(tmp_path) == 2
+    refused = bash("ray-job.sh", "/a/$(id).yaml", "http://head:8265", folder=tmp_path, environment=jobs)
+    assert refused.returncode == 2
+    assert "/a/$(id).yaml" in refused.stderr
     direct = bash("address.sh", study, ray_cluster, "--no-mlflow", folder=tmp_path, environment=environment)
     assert direct.returncode == 0, direct.stderr + direct.stdout
     assert "/2] done" not in direct.stdout

@@ -14,7 +14,7 @@ import pytest
 import torch
 from data_fixtures import write_folders
 from sklearn.datasets import load_digits
-from study_fixtures import SEARCHED, CommandLine, clean_environment, write_study
+from study_fixtures import SEARCHED, CommandLine, checksummed, clean_environment, write_study
 
 from dh2l.config import TrainConfig
 from dh2l.data import load, prepare, read_manifest
@@ -22,7 +22,7 @@ from dh2l.trainer import Training
 from study.claims import Claim, this_machine
 from study.places import Places
 from study.plan import make_plan
-from study.records import Record, arrays_path, parse_record, read_arrays
+from study.records import RECORD_VERSION, Record, arrays_path, parse_record, read_arrays
 from study.selection import evaluate_cell
 from study.standing import standing
 from study.studyfile import find_study
@@ -275,6 +275,27 @@ def test_a_diverged_trial_becomes_a_record_that_names_the_term_and_is_not_run_ag
     assert code == 1
     assert "diverged (1 of 1)" in out
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_record_of_a_newer_version_stops_its_own_trial_alone_and_a_share_without_its_number_is_not_complete(
+    tmp_path: Path, places: Places, cli: CommandLine, never_killed: Places
+) -> None:
+    study = write_study(tmp_path, STUDY)
+    identity = numbers(never_killed)[0].identity
+    path = places.trials / f"{identity}.json"
+    body = json.dumps({"version": RECORD_VERSION + 1, "identity": identity})
+    path.parent.mkdir(parents=True)
+    path.write_bytes(checksummed(body))
+    before = path.read_bytes()
+    plan = make_plan(find_study(str(study)), lambda name: read_manifest(name, places.data))
+    told = drain(run_trial(plan.configs[identity], places), lambda epoch: pytest.fail(f"trained {epoch}"), pytest.fail)
+    assert told.failure is not None
+    assert str(path) in told.failure.message
+    assert path.read_bytes() == before
+    code, out, _ = cli("run", study, "--shard", "1/1")
+    assert code == 1
+    assert path.read_bytes() == before
+    assert "conflict" in out
 
 
 @pytest.mark.parametrize("words", [[], ["--keep"]], ids=" ".join)

@@ -1,5 +1,7 @@
 """Commands that train: run, trial."""
 
+import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +40,6 @@ from study.places import Places
 
 if TYPE_CHECKING:
     from study.running import Shard
-    from study.states import Standing
 
 
 def run(
@@ -76,7 +77,7 @@ def run(
     from study import tables
     from study.changes import note_wanted
     from study.cost import require_within
-    from study.interrupt import FailureLimit, sigterm_as_ctrl_c
+    from study.interrupt import FailureLimit, Interrupt
     from study.observer import Observers
     from study.progress import RunProgress
     from study.running import (
@@ -138,8 +139,16 @@ def run(
             if share:
                 threads = max(1, int(cpus_per_trial))
                 watched = Observers([progress, limit])
-                with sigterm_as_ctrl_c():
-                    run_here(missing, places, watched, threads=threads, keep=keep, limit=limit)
+                with Interrupt(progress.note) as asked:
+                    run_here(
+                        missing,
+                        places,
+                        watched,
+                        threads=threads,
+                        keep=keep,
+                        limit=limit,
+                        stop=lambda: asked.raised,
+                    )
             elif missing or trials_to_come(now):
                 observer = Observers([progress, limit, live] if live else [progress, limit])
                 words = {"measure_share": measure_share, "check": check}
@@ -152,13 +161,20 @@ def run(
         raise
     now = standing(now.plan, places)
     let_go(now, places, keep=keep)
-    note_wanted(now, places)  # a searcher's trials too
     page = tables.render(now)
-    files = tables.save(page, places.table(now.plan.name))
     out.print(f"\n{tables.to_markdown(page)}", markup=False)
     if live:
         live.close(now)
-    _closing(now, places, files, live.problem if live else None, tracked=live is not None)
+    try:
+        note_wanted(now, places)  # a searcher's trials too
+        files = tables.save(page, places.table(now.plan.name))
+    except OSError as error:
+        if not interrupted:
+            raise
+        err.print(f"the table is not saved under {places.table(now.plan.name)}: {error.strerror}")
+        raise _interrupted() from None
+    later = {"sync": ["mlflow", "sync", *_again(study, set_, results, data, plugin)], "ui": ["ui", *_where(results)]}
+    _closing(places, files, live.problem if live else None, later, tracked=live is not None)
     if report:
         path = write_report(now, places, track=live is not None and not live.problem)
         out.print(f"report:  {path}", markup=False)
@@ -168,7 +184,8 @@ def run(
     if interrupted:
         raise _interrupted()
     if share:
-        complete = not {config.identity for config in missing} & set(now.missing)
+        mine = {config.identity for config in missing} | {*share.of(everything)} & {*now.found.conflicts}
+        complete = not mine & {*now.missing, *now.found.conflicts}
     else:
         complete = not any(evaluate_cell(cell, now).problem for cell in now.plan.cells)
     if not complete:
@@ -194,6 +211,7 @@ def trial(
         raise UserError(now.found.conflicts[config.identity])
     check_device(device)
 
+    from study.interrupt import Interrupt
     from study.progress import epoch_line
     from study.trial import drain, run_trial
 
@@ -201,7 +219,13 @@ def trial(
     if record is None or not record.settled:
         training = run_trial(config, places, device=device, threads=threads)
         try:
-            record = drain(training, lambda epoch: out.print(epoch_line(config, epoch)), err.print)
+            with Interrupt(err.print) as asked:
+                record = drain(
+                    training,
+                    lambda epoch: out.print(epoch_line(config, epoch)),
+                    err.print,
+                    lambda: asked.raised,
+                )
         except KeyboardInterrupt:
             raise _interrupted() from None
     if record.last is None:
@@ -242,15 +266,30 @@ def _find_trial(text: str, identities: list[str]) -> str:
     raise UserError(f"unknown trial {text!r}; `dh2l-study plan STUDY` lists the study's trials")
 
 
-def _closing(now: "Standing", places: Places, files: dict[str, Path], problem: str | None, *, tracked: bool) -> None:
+def _again(study: str, overrides: list[str] | None, results: str, data: Path, plugins: list[Path] | None) -> list[str]:
+    """The words that another command needs to mean the same study in the same places."""
+    words = [study, *(word for override in overrides or [] for word in ("--set", override))]
+    words += _where(results)
+    words += [] if str(data) == os.environ.get("DH2L_DATA", str(DATA)) else ["--data", str(data)]
+    given = [] if "DH2L_PLUGINS" in os.environ else plugins or []
+    return words + [word for plugin in given for word in ("--plugin", str(plugin))]
+
+
+def _where(results: str) -> list[str]:
+    return [] if results == os.environ.get("DH2L_RESULTS", RESULTS) else ["--results", results]
+
+
+def _closing(
+    places: Places, files: dict[str, Path], problem: str | None, later: dict[str, list[str]], *, tracked: bool
+) -> None:
     program = "dh2l-study" if shutil.which("dh2l-study") else f"{sys.executable} -m study"
     lines = [
         f"records: {places.trials}",
         f"table:   {files['markdown']} and {files['csv'].name}",
     ]
     if problem:
-        lines.append(f"MLflow:  not complete ({problem}); later: {program} mlflow sync {now.plan.file.document.path}")
+        lines.append(f"MLflow:  not complete ({problem}); later: {program} {shlex.join(later['sync'])}")
     elif tracked:
-        lines.append(f"MLflow:  {places.store_name}; to open its UI: {program} ui")
+        lines.append(f"MLflow:  {places.store_name}; to open its UI: {program} {shlex.join(later['ui'])}")
     for line in lines:
         out.print(line, markup=False)

@@ -1,15 +1,18 @@
 """A connection to a Ray cluster, or a Ray of our own, and what one trial gets of it."""
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
+from ray._private.utils import read_ray_address
 
 from dh2l.errors import UserError
 from dh2l.plugins import Plugin
@@ -61,6 +64,9 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
     _require_listening(where, patience_s)
     joins = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = joins and where != "local"
+    popen = services.ConsolePopen
+    # In a group of its own: what is sent to the driver's, by a terminal or `timeout`, is the driver's to answer.
+    services.ConsolePopen = partial(popen, process_group=0)
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **words)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -69,6 +75,7 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
         raise UserError(f"the Ray cluster at {where} cannot be reached: {reason}{hint if address else ''}") from None
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
+        services.ConsolePopen = popen
     try:
         yield
     finally:
@@ -77,9 +84,11 @@ def cluster(address: str | None, *, patience_s: float = 0.0) -> Iterator[None]:
 
 def _require_listening(address: str, patience_s: float) -> None:
     """Refuse a HOST:PORT where nothing listens: Ray itself would try for minutes, and then end the process."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or read_ray_address() or ""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
-        return  # auto, local, ray://: Ray's own to find
+        return  # local, ray://, none: Ray's own to find, or to miss
     deadline = time.monotonic() + patience_s
     while True:
         try:

@@ -54,8 +54,12 @@ def run_on_ray(
         UserError: the cluster cannot be reached, or is too small for one trial; a check failed.
     """
     limit = limit or FailureLimit(None, observer)
-    with scratch_folder() as scratch, cluster(resources.address), Interrupt(observer) as interrupt:
+    # An interruption while Ray starts is noted as well: an exception there may end the process.
+    with scratch_folder() as scratch, Interrupt(observer.note) as interrupt, cluster(resources.address):
+        interrupt.arm()  # Ray, as it starts, takes SIGTERM
         note_processes(scratch)
+        if interrupt.raised:
+            return True
         resources = replace(resources, gpus=share(resources)[0])
         checks = checks if len(checks) < searcher.limit else ()
         reports = Reports(places, observer, resources, lambda: interrupt.raised or limit.reached)

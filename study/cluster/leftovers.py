@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from dh2l.atomic import write_atomically
-from study.claims import BIRTH_S, this_machine
+from study.claims import BIRTH_S, born, this_machine
 
 SCRATCH = "dh2l-study-"
 KILLED_S = 10.0
@@ -45,9 +45,9 @@ def _remove_left() -> None:
 def note_processes(scratch: Path) -> None:
     """Note this process and all that it has started, each with its birth: a process id alone may be another's later."""
     own = psutil.Process()
-    born = [(process.pid, process.create_time()) for process in (own, *own.children(recursive=True))]
+    births = [(process.pid, born(process)) for process in (own, *own.children(recursive=True))]
     with suppress(OSError):
-        note = {"machine": this_machine(), "processes": born}
+        note = {"machine": this_machine(), "processes": births}
         write_atomically(scratch / _NOTE, json.dumps(note).encode(), durable=False)
 
 
@@ -62,7 +62,7 @@ def _in_use(folder: Path) -> bool:
 
 def _end_processes(folder: Path) -> None:
     """End what the driver of a folder had started, and nothing else."""
-    alive = [process for pid, born in _noted(folder) if (process := _alive(pid, born)) is not None]
+    alive = [process for noted in _noted(folder) if (process := _alive(*noted)) is not None]
     for process in alive:
         with suppress(psutil.Error):
             process.kill()
@@ -73,15 +73,15 @@ def _noted(folder: Path) -> list[tuple[int, float]]:
     """The driver, then what it had started; nothing where there is no note, or it is another machine's."""
     try:
         note = json.loads((folder / _NOTE).read_bytes())
-        return [(int(pid), float(born)) for pid, born in note["processes"]] if note["machine"] == this_machine() else []
+        return [(int(pid), float(birth)) for pid, birth in note["processes"] if note["machine"] == this_machine()]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def _alive(pid: int, born: float) -> psutil.Process | None:
+def _alive(pid: int, birth: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - born) < BIRTH_S and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(born(process) - birth) < BIRTH_S and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError):
         return None
     return process if same else None

@@ -80,7 +80,7 @@ class Reports(NotSaved, tune.Callback):  # type: ignore[misc] # ray is untyped h
             record = self._record(config.identity)
             if record is not None:
                 self._ended(config, record)
-            else:
+            elif not self._store.path(config.identity).exists():
                 self._observer.note(
                     f"{config.identity} ended as {last['state']}, but its record is not under {self._places.trials}: "
                     "every node must see the same results folder"

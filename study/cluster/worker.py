@@ -14,7 +14,7 @@ from dh2l.results import EpochResult
 from study.cluster.connection import Resources, has_fraction
 from study.log import CrashLog
 from study.places import Places
-from study.records import Failure, Record
+from study.records import Failure, NewerRecord, Record
 
 NODE_S = 1.0
 """Seconds between two looks at whether the node still lives."""
@@ -113,6 +113,8 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
             RuntimeError: it may have broken the process's CUDA context. Ray takes a new process after an exception,
                 and tries the trial there again.
         """
+        if failure is not None and failure.kind == NewerRecord.__name__:
+            return  # nothing was trained
         if failure is None or not failure.out_of_memory:
             raise RuntimeError(failure.message if failure else "") from None
         import torch

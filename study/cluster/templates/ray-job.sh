@@ -8,5 +8,11 @@ set -euo pipefail
 study=$1 dashboard=$2
 shift 2
 
-exec ray job submit --address "$dashboard" -- \
-    dh2l-study run "$study" --address auto --results "$DH2L_RESULTS" --data "$DH2L_DATA" "$@"
+words=(dh2l-study run "$study" --address auto --results "$DH2L_RESULTS" --data "$DH2L_DATA" "$@")
+for word in "${words[@]}"; do # a shell of the cluster reads them again, and Ray does not quote them for it
+    if [[ $word == *[!A-Za-z0-9_./:=,+@%~-]* ]]; then
+        echo "error: '$word' cannot be sent to a job: letters, digits and _./:=,+@%~- can" >&2
+        exit 2
+    fi
+done
+exec ray job submit --address "$dashboard" -- "${words[@]}"
