@@ -11,7 +11,7 @@ quickstart: $(STAMP)
 	$(BIN)/dh2l-study run quickstart
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

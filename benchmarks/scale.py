@@ -18,9 +18,9 @@ PER_CANDIDATE = 100
 READING: Commands = {"plan": ("plan",), "run, nothing left to train": ("run", "--no-mlflow"), "table": ("table",)}
 SYNCING: Commands = {"mlflow sync, first": ("mlflow", "sync"), "mlflow sync, again": ("mlflow", "sync")}
 BOUNDS = {
-    "plan": "operations per record: plan its trial, read, hash and validate its file",
-    "run, nothing left to train": "as `plan`: it reads the records twice, and makes the table",
-    "table": "operations per record: as `plan`, and a few rows of a frame",
+    "plan": "operations per record: plan its trial, read, hash and validate its file, and print a line of it",
+    "run, nothing left to train": "operations per record: as `table`, but it reads the records twice",
+    "table": "operations per record: plan its trial, read, hash and validate its file, and a few rows of a frame",
     "mlflow sync, first": "transactions of MLflow's store, about ten for a trial",
     "mlflow sync, again": "reading every run of the study back",
 }
@@ -30,7 +30,7 @@ Seen: TypeAlias = dict[int, list[Report]]
 
 def measure(quick: bool) -> Measured:
     """Whole commands by number of records; a row says what one record more costs, and how much memory."""
-    reading, rounds = ((1, 2), 1) if quick else ((1, 10, 100), 3)
+    reading, rounds = ((1, 2), 1) if quick else ((10, 50, 100), 3)
     syncing = () if quick else (1, 10, 30)
     seen: dict[str, Seen] = {}
     commands_read = {name: words for name, words in READING.items() if not (quick and words[0] == "run")}
@@ -47,9 +47,10 @@ def measure(quick: bool) -> Measured:
     ]
     notes = [
         "the records of `records`; what one more costs is the difference of two sizes over the difference of their "
-        "numbers, in processor seconds of the process: the start, which all sizes share, would hide it",
+        "numbers, in processor seconds of the process: the start, which all sizes share, would hide it, and between "
+        "sizes of a few hundred records its noise would hide what one costs",
         "`run` trains nothing and leaves MLflow alone; `mlflow sync` writes into a new local SQLite store, "
-        "of fewer records and once: the first of 10,000 takes about five minutes",
+        "of fewer records and once, for the first takes long",
         "figures are medians of the rounds; peak memory is VmHWM of the command's process, the libraries "
         "that it maps among it",
     ]

@@ -116,7 +116,7 @@ class Soak:
             TimeoutError: none has by `end`, of the monotonic clock.
         """
         trials = len(self.plan.configs)
-        blows = max(2 * len(BLOWS), trials // 5)
+        blows = max(len(BLOWS), trials // 5)
         more = blows - len(BLOWS)
         deck = [*self.random.sample(BLOWS, len(BLOWS)), *self.random.choices(BLOWS, k=more)]
         early = self.random.choices(range(trials // 4), k=len(BLOWS))  # so that one of each kind falls

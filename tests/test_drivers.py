@@ -17,7 +17,7 @@ from study.studyfile import find_study
 
 ONE = """\
 title: One
-config: {dataset: digits, epochs: 24, batch_size: 256}
+config: {dataset: digits, epochs: 16, batch_size: 256}
 columns: [{name: digits}]
 rows:
   - arm: baseline+l2

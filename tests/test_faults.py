@@ -430,7 +430,7 @@ def test_a_run_told_to_end_leaves_a_checkpoint_of_the_epoch_that_it_waited_for(
     tmp_path: Path, places: Places, cli: CommandLine, words: tuple[str, ...]
 ) -> None:
     """Without it the next would be due after seconds or minutes. `timeout` tells the whole group of processes."""
-    study = study_of(tmp_path, "arm: baseline+l2", epochs=40)
+    study = study_of(tmp_path, "arm: baseline+l2", epochs=15)
     with running(study, places, *words) as process:
         claims = Claims(places.claims)
         eventually(lambda: next((True for claim in claims.everyone().values() if claim.epoch > 1), None), process)
@@ -484,10 +484,10 @@ def test_a_run_interrupted_twice_stops_in_the_middle_of_an_epoch_and_goes_on_fro
 def test_a_driver_that_is_killed_leaves_no_process_and_a_later_run_ends_with_the_same_numbers(
     tmp_path: Path, places: Places, plugin: Path
 ) -> None:
-    study = study_of(tmp_path, "arm: baseline+l2", E.format("cosine"), seeds="[0, 1]", epochs=10)
+    study = study_of(tmp_path, "arm: baseline+l2", E.format("cosine"), seeds="[0, 1]", epochs=6)
     with running(study, places, "--plugin", plugin) as process:
         eventually(lambda: checkpointed(places, "digits"), process)
-        time.sleep(random.SystemRandom().uniform(0, 4))
+        time.sleep(random.SystemRandom().uniform(0, 2))
         eventually(lambda: checkpointed(places, "digits"), process)  # of a trial that is still to be done
         family = family_of(psutil.Process(process.pid))
         process.kill()

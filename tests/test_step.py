@@ -18,6 +18,7 @@ from torch._inductor import config as inductor
 from dh2l import step
 from dh2l.batches import Normalise, make_splits
 from dh2l.config import TrainConfig
+from dh2l.names import MODELS, Model
 from dh2l.network import build_network
 from dh2l.objective import Objective
 from dh2l.step import WARM_UP, Step
@@ -157,10 +158,17 @@ def test_the_multipliers_of_a_step_stay_where_they_are_and_grow_once_an_epoch() 
     assert multipliers.values.data_ptr() == place
 
 
-COMPILED = {**EH, "lr": 0.001, "compiled": True, "batch_size": 35}
+COMPILED = {**EH, "model": "resnet8", "lr": 0.001, "compiled": True, "batch_size": 35}
+
+
+@pytest.fixture
+def resnet8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least network of the family, which is compiled sooner."""
+    monkeypatch.setitem(MODELS, "resnet8", Model("resnet8", "dh2l.models:cifar_resnet", 8))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.usefixtures("resnet8")
 def test_a_compiled_trial_gives_the_numbers_of_the_plain_one_within_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +181,7 @@ def test_a_compiled_trial_gives_the_numbers_of_the_plain_one_within_rounding(
         assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-3)
 
 
+@pytest.mark.usefixtures("resnet8")
 def test_a_trial_that_cannot_be_compiled_trains_plainly_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
