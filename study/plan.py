@@ -16,6 +16,7 @@ from study.paper import PrintedNumber, printed_number
 from study.space import Axis, Row, Value
 from study.spec import CellSpec
 from study.studyfile import StudyFile
+from study.uncollected import uncollected
 
 MOST_TRIALS = 100_000
 """Combinations that a study may expand to."""
@@ -114,6 +115,7 @@ class Plan:
         return made.plan(cells, self.specs)
 
 
+@uncollected()
 def make_plan(file: StudyFile, manifest_of: Callable[[str], Manifest]) -> Plan:
     """Expand a study.
 

@@ -7,8 +7,10 @@ from study.plan import Plan
 from study.records import RecordStore
 from study.selection import choose
 from study.states import Standing, trial_states
+from study.uncollected import uncollected
 
 
+@uncollected()
 def standing(plan: Plan, places: Places) -> Standing:
     """Read records and claims, and derive the state of every trial that the study needs so far.
 
