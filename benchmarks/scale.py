@@ -21,7 +21,7 @@ BOUNDS = {
     "plan": "operations per record: plan its trial, read, hash and validate its file, and print a line of it",
     "run, nothing left to train": "operations per record: as `table`, but it reads the records twice",
     "table": "operations per record: plan its trial, read, hash and validate its file, and a few rows of a frame",
-    "mlflow sync, first": "transactions of MLflow's store, about ten for a trial",
+    "mlflow sync, first": "transactions of MLflow's store, six for a trial",
     "mlflow sync, again": "reading every run of the study back",
 }
 Seen: TypeAlias = dict[int, list[Report]]

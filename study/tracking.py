@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class StudyView:
         self.places, self.study = places, study
         self._lock = FileLock(_lock_file(places))
         self._runs: dict[tuple[str, str], Run] = {}
+        self._all_known = False
         self._shown_steps: dict[str, set[int]] = {}
         with self._lock:
             prepare(places)
@@ -89,7 +90,7 @@ class StudyView:
             return str(known.experiment_id)  # another run made it meanwhile
 
     def _reload(self) -> None:
-        """Read the study's runs anew, and delete what another writer made twice."""
+        """Read the study's runs anew, and delete what another writer made twice. The lock is held."""
         self._runs = {}
         for run in self._search(""):
             key = (run.data.tags["dh2l.kind"], run.data.tags["dh2l.key"])
@@ -97,6 +98,16 @@ class StudyView:
                 self._client.delete_run(run.info.run_id)
             else:
                 self._runs[key] = run
+
+    @contextmanager
+    def _nobody_else(self) -> Iterator[None]:
+        """All of the study's runs are known until the context ends, for the lock is held."""
+        self._reload()
+        self._all_known = True
+        try:
+            yield
+        finally:
+            self._all_known = False
 
     def _search(self, also: str) -> Iterator[Run]:
         token, query = None, f"tags.`dh2l.study` = '{self.study}'{also}"
@@ -115,10 +126,12 @@ class StudyView:
                 return
 
     def _run(self, kind: str, key: str, name: str, params: dict[str, Any] | None = None) -> Run:
-        """The run of one thing, made where there is none yet. The lock is held."""
-        run = self._runs.get((kind, key))
-        if run is None:
-            mark = shown.digest(f"{kind} {key}")
+        """The run of one thing, made where there is none yet. The lock is held.
+
+        Each request to the store takes milliseconds, so what was just written is noted here and not read back.
+        """
+        run, mark = self._runs.get((kind, key)), shown.digest(f"{kind} {key}")
+        if run is None and not self._all_known:
             run = next(self._search(f" AND tags.`dh2l.mark` = '{mark}'"), None)
         if run is None:
             tags = {
@@ -136,7 +149,7 @@ class StudyView:
         if absent:
             for part in shown.parts(absent, 100):
                 self._client.log_batch(run.info.run_id, params=part)
-            run = self._client.get_run(run.info.run_id)
+            run.data.params.update({param.key: param.value for param in absent})
         self._runs[kind, key] = run
         return run
 
@@ -183,24 +196,27 @@ class StudyView:
             self._shown_steps[run_id] = {metric.step for metric in history}
         return self._shown_steps[run_id]
 
-    def trial(self, record: Record, file: AnyPath | None = None) -> None:
-        """Show a trial's record: curves, scalars, state. Does nothing where that is shown already.
+    def trial(self, record: Record, file: AnyPath | None = None, places: dict[str, str] | None = None) -> bool:
+        """Show a trial's record: curves, scalars, state, and its places. Does nothing where it is shown already.
 
         The tags, whose mark says that it is shown, come last: what is cut off before them is made again.
+
+        Returns:
+            Whether anything was to be done.
         """
         tags = shown.trial_tags(record)
         with self._lock:
             run = self._run_of_record(record)
             if run.data.tags.get("dh2l.record") == tags["dh2l.record"]:
-                return
+                return False
             steps = self._steps(run)
             curves = [point for point in shown.curves(record, self._arrays(record, file)) if point.step not in steps]
             scalars = [point for point in shown.scalars(record) if run.data.metrics.get(point.name) != point.value]
             self._log(run, [*curves, *scalars])
             steps |= {point.step for point in curves}
             self._client.set_terminated(run.info.run_id, STATUS[record.state])
-            self._log(run, tags=tags)
-            self._runs["trial", record.identity] = self._client.get_run(run.info.run_id)
+            self._log(run, tags=tags | (places or {}))
+            return True
 
     def _arrays(self, record: Record, file: AnyPath | None) -> dict[str, Any]:
         """The arrays beside a record, wherever below the trials folder it lies; none where they are damaged."""
@@ -215,12 +231,16 @@ class StudyView:
 
     def sync(self, standing: Standing) -> None:
         """Make the whole view from the records: parent, trials, cells, table. Twice is the same as once."""
-        with self._lock:
-            self._reload()
-            for identity, record in standing.found.records.items():
-                self.trial(record, standing.found.paths.get(identity))
+        places, paths = shown.places(trial_frame(standing)), standing.found.paths
+        with self._lock, self._nobody_else():
+            changed = [
+                self.trial(record, paths.get(identity), places.get(identity))
+                for identity, record in standing.found.records.items()
+            ]
+            if any(changed):
+                self._reload()
             self._clear_trials(standing)
-            self._place_trials(standing)
+            self._place_trials(places)
             page = render(standing)
             self._cells(page)
             self._parent(standing, page)
@@ -234,13 +254,12 @@ class StudyView:
             elif kind == "trial" and run.info.status == "RUNNING" and standing.states[identity] is not State.RUNNING:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _place_trials(self, standing: Standing) -> None:
+    def _place_trials(self, places: dict[str, dict[str, str]]) -> None:
         """Tag every trial with its cell, and with whether the table shows it now."""
-        for identity, tags in shown.places(trial_frame(standing)).items():
+        for identity, tags in places.items():
             run = self._runs.get(("trial", identity))
             if run is not None and (changed := {k: v for k, v in tags.items() if run.data.tags.get(k) != v}):
                 self._log(run, tags=changed)
-                self._runs["trial", identity] = self._client.get_run(run.info.run_id)
 
     def _parent(self, standing: Standing, page: Page) -> None:
         parent, markdown = self._run("study", self.study, self.study), to_markdown(page)

@@ -4,8 +4,9 @@ import json
 import re
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from study_fixtures import ROOT, SEARCHED, SMALL, candidate_configs, done, places_in, planned, unfinished
 
+import study.tracking
 from dh2l.errors import UserError
 from dh2l.results import EpochResult
 from study.frames import cell_frame
@@ -157,6 +159,36 @@ def test_syncing_twice_is_the_same_as_once(tmp_path: Path, tracked: Places) -> N
     sync_study(now, tracked)
     assert content(tracked) == once
     assert len(once) == 1 + 3 + 2
+
+
+class Asked(MlflowClient):
+    """A client that counts what it is asked."""
+
+    counts: ClassVar[Counter[str]] = Counter()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            Asked.counts[name] += 1
+        return super().__getattribute__(name)
+
+
+def test_a_trial_costs_a_first_sync_six_requests_and_the_next_none(
+    tmp_path: Path, tracked: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes milliseconds; of two studies, that of more seeds has four trials more in as many cells."""
+    monkeypatch.setattr(study.tracking, "MlflowClient", Asked)
+    asked: dict[str, list[Counter[str]]] = {"few": [], "many": []}
+    for name, seeds in (("few", "[0, 1]"), ("many", "[0, 1, 2, 3]")):
+        plan = planned(tmp_path, SMALL.replace("[0, 1]", seeds), name)
+        now = file(tracked, plan, *all_done(plan))
+        for _ in range(2):
+            Asked.counts.clear()
+            sync_study(now, tracked)
+            asked[name].append(Counter(Asked.counts))
+    (few, few_again), (many, many_again) = asked.values()
+    more = {request: (n - few[request]) / 4 for request, n in many.items() if n != few[request]}
+    assert more == {"create_run": 1, "log_batch": 3, "get_metric_history": 1, "set_terminated": 1}
+    assert few_again == many_again
 
 
 def test_a_cell_that_the_study_no_longer_has_is_removed(tmp_path: Path, tracked: Places) -> None:
