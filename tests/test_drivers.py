@@ -65,11 +65,11 @@ def test_of_several_drivers_one_trains_each_trial_and_all_end_with_whole_tables(
             )
 
         drivers, deadline = [start(one), start(other)], time.monotonic() + 120
-        while not trained.exists():
+        trained.touch()
+        while not (begun := trained.read_text(encoding="utf-8").split()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        begun = trained.read_text(encoding="utf-8").split()[0]
-        shard = write_study(tmp_path, ONE if "baseline" in begun or "cosine" in begun else OTHER, "shard")
+        shard = write_study(tmp_path, ONE if "baseline" in begun[0] or "cosine" in begun[0] else OTHER, "shard")
         drivers.append(start(shard, "--shard", "1/1"))
         ends = [driver.communicate(timeout=240)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0, 0], ends
