@@ -31,7 +31,7 @@ Seen: TypeAlias = dict[int, list[Report]]
 def measure(quick: bool) -> Measured:
     """Whole commands by number of records; a row says what one record more costs, and how much memory."""
     reading, rounds = ((1, 2), 1) if quick else ((10, 50, 100), 3)
-    syncing = () if quick else (1, 10, 30)
+    syncing = () if quick else (1, 10, 100)
     seen: dict[str, Seen] = {}
     commands_read = {name: words for name, words in READING.items() if not (quick and words[0] == "run")}
     for commands, sizes, times in ((commands_read, reading, rounds), (SYNCING, syncing, 1)):
@@ -50,7 +50,7 @@ def measure(quick: bool) -> Measured:
         "numbers, in processor seconds of the process: the start, which all sizes share, would hide it, and between "
         "sizes of a few hundred records its noise would hide what one costs",
         "`run` trains nothing and leaves MLflow alone; `mlflow sync` writes into a new local SQLite store, "
-        "of fewer records and once, for the first takes long",
+        "and once, for the first takes long",
         "figures are medians of the rounds; peak memory is VmHWM of the command's process, the libraries "
         "that it maps among it",
     ]
