@@ -100,7 +100,7 @@ class StudyView:
                 self._runs[key] = run
 
     @contextmanager
-    def _nobody_else(self) -> Iterator[None]:
+    def _all_runs_read(self) -> Iterator[None]:
         """All of the study's runs are known until the context ends, for the lock is held."""
         self._reload()
         self._all_known = True
@@ -232,7 +232,7 @@ class StudyView:
     def sync(self, standing: Standing) -> None:
         """Make the whole view from the records: parent, trials, cells, table. Twice is the same as once."""
         places, paths = shown.places(trial_frame(standing)), standing.found.paths
-        with self._lock, self._nobody_else():
+        with self._lock, self._all_runs_read():
             changed = [
                 self.trial(record, paths.get(identity), places.get(identity))
                 for identity, record in standing.found.records.items()

@@ -25,7 +25,7 @@ REDIRECTING = (
 )
 
 
-NOT_OF_THE_MACHINE = ("needs a CUDA device", "there is a GPU", "needs a C++ compiler", "a setting of the GNU C library")
+NOT_OF_THE_MACHINE = ("needs a CUDA device", "needs a C++ compiler", "a setting of the GNU C library")
 """Reasons to skip that no installation mends."""
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from study_fixtures import SEARCHED, SMALL, CommandLine, command, done, planned, standing_of, write_study
@@ -240,8 +239,10 @@ def test_a_plan_is_estimated_through_ray_and_nothing_is_left(tmp_path: Path) -> 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_limit_of_gpu_hours_where_there_is_no_gpu_is_a_sentence_with_the_core_hours(tmp_path: Path) -> None:
+def test_a_limit_of_gpu_hours_where_there_is_no_gpu_is_a_sentence_with_the_core_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     study, data = tiny_study(tmp_path)
     results = tmp_path / "results"
     ended = command("run", study, "--max-gpu-hours", "5", "--no-mlflow", "--results", results, "--data", data)

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 from study_fixtures import CommandLine, clean_environment, command, unfinished, write_study
 
@@ -199,9 +198,11 @@ def test_trials_that_fail_cost_no_other_trial_and_no_worker(tmp_path: Path, digi
     assert "what a user's code may raise" in failure.message
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("value", ["2", "auto"])
-def test_a_share_of_a_gpu_that_is_not_there_is_a_sentence(tmp_path: Path, digits: Path, value: str) -> None:
+def test_a_share_of_a_gpu_that_is_not_there_is_a_sentence(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     study, places = write_study(tmp_path, TWO_ARMS, "two-arms"), Places.of(tmp_path / "results", digits)
     ended = run(study, places, "--no-mlflow", "--trials-per-gpu", value)
     assert ended.returncode == 2
