@@ -20,10 +20,12 @@ from pydantic import TypeAdapter
 
 from benchmarks.frame import Measured, draw, not_measured, pipe_table, rows_table
 from benchmarks.processes import ROOT, last_line
-from study import provenance
+from dh2l.system.cores import usable_cores
+from study.records import provenance
 
 SECTIONS = {
     "throughput": "benchmarks.throughput",
+    "epochs": "benchmarks.epochs",
     "regularisers": "benchmarks.regularisers",
     "packing": "benchmarks.packing",
     "overhead": "benchmarks.overhead",
@@ -40,9 +42,12 @@ MEASURED = TypeAdapter(Measured)
 def main() -> int:
     """Measure what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measures what this project costs, as ratios to what it replaces."
+        prog="python -m benchmarks",
+        description="Measures what this project costs, as ratios to what it replaces.",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(SECTIONS), help=", ".join(SECTIONS))
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", default=list(SECTIONS), help=", ".join(SECTIONS)
+    )
     parser.add_argument("--quick", action="store_true", help="small and few: does it run at all?")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("results/benchmarks"))
     parser.add_argument("--section", help=argparse.SUPPRESS)  # what this command calls itself with
@@ -53,12 +58,18 @@ def main() -> int:
         _file(options.section, out).write_bytes(MEASURED.dump_json(measured, indent=1))
         return 0
     if unknown := [name for name in options.only if name not in SECTIONS]:
-        print(f"error: there is no benchmark {unknown[0]!r}; there are {', '.join(SECTIONS)}", file=sys.stderr)
+        print(
+            f"error: there is no benchmark {unknown[0]!r}; there are {', '.join(SECTIONS)}",
+            file=sys.stderr,
+        )
         return 2
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"error: the folder {out} cannot be made ({error.strerror}); give another with --out", file=sys.stderr)
+        print(
+            f"error: the folder {out} cannot be made ({error.strerror}); give another with --out",
+            file=sys.stderr,
+        )
         return 2
     load, started, failed = os.getloadavg()[0], time.monotonic(), False
     found: dict[str, Measured] = {}
@@ -66,7 +77,10 @@ def main() -> int:
         section_started = time.monotonic()
         print(f"{name} ...", flush=True)
         problem = _measure_apart(name, out, quick=options.quick)
-        print(f"{name}: {f'failed: {problem}, ' * bool(problem)}{time.monotonic() - section_started:.0f} s", flush=True)
+        print(
+            f"{name}: {f'failed: {problem}, ' * bool(problem)}{time.monotonic() - section_started:.0f} s",
+            flush=True,
+        )
         if problem:
             failed = True
             found[name] = Measured([not_measured(name, "", f"failed: {problem}")])
@@ -93,13 +107,26 @@ def _measure_apart(name: str, out: Path, *, quick: bool) -> str:
     Returns:
         Why it failed, in a line; empty where it did not.
     """
-    words = [sys.executable, "-m", "benchmarks", "--section", name, "--out", str(out), *["--quick"] * quick]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--section",
+        name,
+        "--out",
+        str(out),
+        *["--quick"] * quick,
+    ]
     process = subprocess.run(  # noqa: S603 our own words
         words, stderr=subprocess.PIPE, text=True, errors="replace", cwd=ROOT, check=False
     )
     if process.stderr:
         print(process.stderr, file=sys.stderr, end="", flush=True)
-    return (last_line(process.stderr) or f"exit code {process.returncode}") if process.returncode else ""
+    return (
+        (last_line(process.stderr) or f"exit code {process.returncode}")
+        if process.returncode
+        else ""
+    )
 
 
 def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
@@ -109,13 +136,16 @@ def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
     head, dirty = provenance.commit()
     commit = "no checkout" if head is None else head + " and changes on top" * bool(dirty)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
+    versions = [
+        f"python {platform.python_version()}",
+        *(f"{name} {_version(name)}" for name in PACKAGES),
+    ]
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
         + " (sizes too small to state as results)" * quick,
         "commit": commit,
-        "processor": f"{provenance.cpu_name()}, {os.cpu_count()} cores; load before the start {load:.1f}",
+        "processor": f"{provenance.cpu_name()}, {usable_cores()} cores; load before the start {load:.1f}",
         "GPU": gpu,
         "versions": ", ".join(versions),
         "duration": f"{seconds:.0f} s",
@@ -132,7 +162,11 @@ def _version(package: str) -> str:
 
 
 def _document(header: str, found: dict[str, Measured], plots: list[Path]) -> str:
-    parts = ["# Benchmarks", header, rows_table([row for measured in found.values() for row in measured.rows])]
+    parts = [
+        "# Benchmarks",
+        header,
+        rows_table([row for measured in found.values() for row in measured.rows]),
+    ]
     for measured in found.values():
         for detail in measured.details:
             parts += [f"## {detail.title}", pipe_table(detail.header, detail.rows)]

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.frame import Curve, Detail, Measured, Row, at_most, figure
 from benchmarks.made_up import NAME, prepare_made_up
 from benchmarks.watched import Report, watched
-from study.places import Places
+from study.records.paths import Places
 
 STUDY = """\
 title: Trials that return at once
@@ -61,7 +61,14 @@ def measure(quick: bool) -> Measured:
     ways = {"without MLflow": WAYS["without MLflow"]} if quick else WAYS
     runs = {way: {n: _drive(n, words) for n in counts} for way, words in ways.items()}
     rows = [row for way, driven in runs.items() for row in _rows(way, driven)]
-    header = ("run", "trials", "wall seconds", "seconds a trial", "processor seconds of the driver", "peak memory, MiB")
+    header = (
+        "run",
+        "trials",
+        "wall seconds",
+        "seconds a trial",
+        "processor seconds of the driver",
+        "peak memory, MiB",
+    )
     lines = [
         (way, str(n), *map(figure, (r.seconds, driven.each(*MOST), r.cpu_s, r.peak_mib)))
         for way, by_count in runs.items()
@@ -79,14 +86,21 @@ def measure(quick: bool) -> Measured:
     ]
     details = [
         Detail("Runs by number of trials", header, lines),
-        Detail(f"Where the threads of a run of {counts[-1]} are", ("run", "thread", "where", "share"), looks),
+        Detail(
+            f"Where the threads of a run of {counts[-1]} are",
+            ("run", "thread", "where", "share"),
+            looks,
+        ),
     ]
     curve = Curve(
         "driver-memory-against-trials",
         "Trials that return at once",
         "trials",
         "peak memory of the driver, MiB",
-        {way: [(n, driven.report.peak_mib) for n, driven in by_count.items()] for way, by_count in runs.items()},
+        {
+            way: [(n, driven.report.peak_mib) for n, driven in by_count.items()]
+            for way, by_count in runs.items()
+        },
     )
     notes = [
         "whole `run` commands, each once, with fresh folders and MLflow stores, one CPU per trial; the model is a "
@@ -109,7 +123,9 @@ def _drive(trials: int, words: tuple[str, ...]) -> Driven:
         file.write_text(STUDY.format(dataset=NAME, seeds=list(range(trials))), encoding="utf-8")
         where = ["--plugin", plugin, "--results", places.results, "--data", places.data]
         report = watched(folder, "study", "run", file, *where, *words)
-        filed = sorted(path.stat().st_mtime for path in (folder / "results" / "trials").glob("*.json"))
+        filed = sorted(
+            path.stat().st_mtime for path in (folder / "results" / "trials").glob("*.json")
+        )
     if len(filed) != trials:
         raise RuntimeError(f"{len(filed)} of {trials} trials left a record")
     return Driven(report, filed)

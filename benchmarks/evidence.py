@@ -5,8 +5,8 @@
 A test set is drawn anew for every table: each image has a difficulty b ~ N(centre, spread²) in logits, shared by all
 networks, and a network with shift s is right on it with chance sigmoid(b + s). Shifts are normal around their arm's;
 given its shift a network's number of right answers is a sum of independent draws, taken as normal with that sum's
-mean and variance and rounded to whole images. Accuracies then go through `study.statistics.confirmatory`, as those
-of real trials do.
+mean and variance and rounded to whole images. Accuracies then go through `study.analysis.statistics.confirmatory`, as
+those of real trials do.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from benchmarks.frame import pipe_table
-from study.statistics import confirmatory, paired_bootstrap
+from study.analysis.statistics import confirmatory, paired_bootstrap
 
 ALPHA = 0.05
 CELLS = (8, 40)
@@ -65,7 +65,9 @@ class World:
 
     def shift_of(self, effect: float) -> float:
         """The shift that raises an arm's accuracy over all images by so many points."""
-        return float(np.interp(self.accuracy(0) + effect / 100, [self.accuracy(s) for s in SHIFTS], SHIFTS))
+        return float(
+            np.interp(self.accuracy(0) + effect / 100, [self.accuracy(s) for s in SHIFTS], SHIFTS)
+        )
 
     @property
     def taste_sd(self) -> float:
@@ -93,7 +95,10 @@ class TestSet:
 
     def accuracies(self, shifts: Floats, random: np.random.Generator) -> Floats:
         """Accuracies of networks with these shifts, in percent."""
-        mean, variance = np.interp(shifts, SHIFTS, self.mean), np.interp(shifts, SHIFTS, self.variance)
+        mean, variance = (
+            np.interp(shifts, SHIFTS, self.mean),
+            np.interp(shifts, SHIFTS, self.variance),
+        )
         right = np.rint(mean + np.sqrt(variance) * random.standard_normal(shifts.shape))
         percent: Floats = 100 * right.clip(0, self.images) / self.images
         return percent
@@ -117,7 +122,9 @@ class Count:
     found: int = 0
 
 
-def simulate(world: World, settings: Sequence[Setting], tables: int, seed: int) -> dict[Setting, Count]:
+def simulate(
+    world: World, settings: Sequence[Setting], tables: int, seed: int
+) -> dict[Setting, Count]:
     """Count errors and finds over tables; the settings share the test sets, not the networks."""
     random = np.random.default_rng(seed)
     counts = {setting: Count() for setting in settings}
@@ -134,7 +141,9 @@ def simulate(world: World, settings: Sequence[Setting], tables: int, seed: int) 
             drawn = spread * random.standard_normal((setting.cells + 1, setting.n))
             drawn[1] += shifts[setting]
             if world.taste:
-                table = [one.accuracies(s, random).tolist() for one, s in zip(sets, drawn, strict=False)]
+                table = [
+                    one.accuracies(s, random).tolist() for one, s in zip(sets, drawn, strict=False)
+                ]
             else:
                 table = sets[0].accuracies(drawn, random).tolist()
             _judge(table, setting, count)
@@ -150,7 +159,9 @@ def _judge(table: list[list[float]], setting: Setting, count: Count) -> None:
     first = comparisons[0]
     count.false += any(rejected[null])
     count.uncorrected += any(plain[null])
-    count.found += bool(setting.effect) and rejected[0] and first is not None and first.difference > 0
+    count.found += (
+        bool(setting.effect) and rejected[0] and first is not None and first.difference > 0
+    )
 
 
 def band(tables: int) -> tuple[int, int]:
@@ -173,7 +184,9 @@ def coverage(world: World, networks: int, sets: int, seed: int) -> int:
         right = []
         for arm in shifts:
             own = difficulties + world.taste * random.standard_normal(world.images)
-            right.append(random.random((networks, world.images)) < special.expit(own + arm[:, None]))
+            right.append(
+                random.random((networks, world.images)) < special.expit(own + arm[:, None])
+            )
         interval = paired_bootstrap(right[1], right[0], seed=number)
         held += interval is not None and interval[0] <= truth <= interval[1]
     return held
@@ -181,9 +194,15 @@ def coverage(world: World, networks: int, sets: int, seed: int) -> int:
 
 def main() -> None:
     """Simulate and print Markdown tables, with their settings above."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description="Simulates tables and tests.")
-    parser.add_argument("--tables", type=int, default=2000, help="tables per setting (default: %(default)s)")
-    parser.add_argument("--sets", type=int, default=1000, help="test sets for the coverage (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence", description="Simulates tables and tests."
+    )
+    parser.add_argument(
+        "--tables", type=int, default=2000, help="tables per setting (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sets", type=int, default=1000, help="test sets for the coverage (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     options = parser.parse_args()
     started = time.monotonic()
@@ -212,7 +231,10 @@ def main() -> None:
                     _percent(found[setting].false, options.tables),
                     _percent(found[setting].uncorrected, options.tables),
                 ]
-                for world, found, chosen in (*((w, counts[w], null) for w in worlds), (tasting, tasted, few))
+                for world, found, chosen in (
+                    *((w, counts[w], null) for w in worlds),
+                    (tasting, tasted, few),
+                )
                 for setting in chosen
             ],
         ),
@@ -225,7 +247,9 @@ def main() -> None:
                     f"{setting.cells}",
                     f"{setting.n}",
                     *(
-                        _percent(counts[world][replace(setting, effect=effect)].found, options.tables)
+                        _percent(
+                            counts[world][replace(setting, effect=effect)].found, options.tables
+                        )
                         for effect in EFFECTS
                     ),
                 ]
@@ -237,9 +261,15 @@ def main() -> None:
         pipe_table(
             ["images", "networks per arm", "held"],
             [
-                [f"{images}", f"{n}", _percent(coverage(world, n, options.sets, options.seed), options.sets)]
+                [
+                    f"{images}",
+                    f"{n}",
+                    _percent(coverage(world, n, options.sets, options.seed), options.sets),
+                ]
                 for images, n in itertools.product((400, 10_000), (1, 5))
-                for world in [World(seed_sd=3.0 if images == 400 else 0.6, taste=1.0, images=images)]
+                for world in [
+                    World(seed_sd=3.0 if images == 400 else 0.6, taste=1.0, images=images)
+                ]
             ],
         ),
         f"{time.monotonic() - started:.0f} s.",

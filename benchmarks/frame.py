@@ -167,7 +167,9 @@ def compared(
     )
 
 
-def not_measured(measure: str, against: str, why: str, *, bound: str = "", aim: Aim | None = None) -> Row:
+def not_measured(
+    measure: str, against: str, why: str, *, bound: str = "", aim: Aim | None = None
+) -> Row:
     """The row of what this machine cannot measure, or of what failed."""
     return Row(measure, against, None, aim.text if aim else "", None, why, "", 0, bound)
 
@@ -189,13 +191,25 @@ def _cells(row: Row) -> tuple[str, ...]:
     met = {True: "yes", False: "no", None: ""}[row.met]
     spread = f" ({row.spread})" if row.spread else ""
     rounds = str(row.rounds or "")
-    return row.measure, row.against, ratio + spread, row.aim, met, row.ours, row.theirs, rounds, row.bound
+    return (
+        row.measure,
+        row.against,
+        ratio + spread,
+        row.aim,
+        met,
+        row.ours,
+        row.theirs,
+        rounds,
+        row.bound,
+    )
 
 
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def draw(curve: Curve, folder: Path) -> Path:

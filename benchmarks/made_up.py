@@ -20,5 +20,7 @@ def prepare_made_up(root: Path) -> None:
                 images = Path(folder, part, label)
                 images.mkdir(parents=True)
                 for i in range(n):
-                    Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(images / f"{i}.png")
+                    Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+                        images / f"{i}.png"
+                    )
         prepare(NAME, root, source=Path(folder))

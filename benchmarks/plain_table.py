@@ -26,7 +26,10 @@ def main() -> None:
         )
     candidates = pd.DataFrame(rows).groupby(["metric", "lambda_e"], as_index=False)
     scores = candidates.agg(
-        validation=("validation", "mean"), mean=("test", "mean"), std=("test", "std"), n=("test", "size")
+        validation=("validation", "mean"),
+        mean=("test", "mean"),
+        std=("test", "std"),
+        n=("test", "size"),
     )
     best = scores.loc[scores.groupby("metric")["validation"].idxmax()]
     print(best.to_string(index=False))

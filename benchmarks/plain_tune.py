@@ -38,7 +38,9 @@ def trial(config: dict[str, Any]) -> None:
 def main() -> None:
     """Run the trials, a seed each."""
     trials, folder = int(sys.argv[1]), Path(sys.argv[2])
-    mlflow = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment_name="plain")
+    mlflow = MLflowLoggerCallback(
+        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment_name="plain"
+    )
     tuner = tune.Tuner(
         trial,
         param_space={"seed": tune.grid_search(list(range(trials)))},

@@ -13,7 +13,11 @@ TIMEOUT_S = 300
 
 def environment() -> dict[str, str]:
     """This process's environment without what would redirect the harness, and with usage reporting off."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DH2L_", "RAY_", "TUNE_"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("MLFLOW_", "DH2L_", "RAY_", "TUNE_"))
+    }
     off = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return kept | off | {"PYTHONPATH": str(ROOT)}
 
@@ -35,7 +39,9 @@ def python(folder: Path, *words: object, timeout_s: float = TIMEOUT_S) -> str:
     )
     if process.returncode:
         said = last_line(process.stderr) or last_line(process.stdout)
-        raise RuntimeError(f"{' '.join(map(str, words))} ended with exit code {process.returncode}: {said}")
+        raise RuntimeError(
+            f"{' '.join(map(str, words))} ended with exit code {process.returncode}: {said}"
+        )
     return process.stdout
 
 

@@ -13,16 +13,17 @@ import numpy as np
 from benchmarks.frame import Curve, Measured, at_most, compared, paired
 from benchmarks.made_up import NAME, prepare_made_up
 from benchmarks.processes import python
-from dh2l.config import TrainConfig
+from dh2l.config.train_config import TrainConfig
 from dh2l.data import read_manifest
-from dh2l.names import METRICS
+from dh2l.registry.entries import METRICS
 from dh2l.results import TrainResult
-from study import provenance
-from study.filing import SCORE_FIELDS, finished_record
-from study.places import Places
-from study.plan import Plan, make_plan
-from study.records import Record, RecordStore
-from study.studyfile import StudyFile
+from dh2l.tree import ClassTree
+from study.records import provenance
+from study.records.build import SCORE_FIELDS, finished_record
+from study.records.paths import Places
+from study.records.store import Record, RecordStore
+from study.spec.plan import Plan, make_plan
+from study.spec.study_file import StudyFile
 
 SEEDS = list(range(10))
 METRICS_USED = list(METRICS)[:10]
@@ -47,7 +48,7 @@ def measure(quick: bool) -> Measured:
         for candidates in grids:
             plan = plan_of(Path(name), places, candidates)
             file_records(plan, places)
-            n = len(plan.configs)
+            n = len(plan.choosing)
             print(f"  {n} records", flush=True)
             seconds = _seconds(plan, places, rounds)
             for way, times in seconds.items():
@@ -65,7 +66,9 @@ def measure(quick: bool) -> Measured:
         "folder, without their .npz, which neither way reads; the files are in the page cache for both",
         "the records are made by this project's own store, with os.fsync doing nothing meanwhile",
     ]
-    curve = Curve("table-against-records", "From records to a table", "records", "wall seconds", lines)
+    curve = Curve(
+        "table-against-records", "From records to a table", "records", "wall seconds", lines
+    )
     return Measured([row], [curve], notes=notes)
 
 
@@ -80,7 +83,15 @@ def plan_of(folder: Path, places: Places, candidates: int) -> Plan:
 
 def _seconds(plan: Plan, places: Places, rounds: int) -> dict[str, list[float]]:
     folder = plan.file.document.path.parent
-    ours = ["study", "table", plan.file.document.path, "--results", places.results, "--data", places.data]
+    ours = [
+        "study",
+        "table",
+        plan.file.document.path,
+        "--results",
+        places.results,
+        "--data",
+        places.data,
+    ]
     plain = ["benchmarks.plain_table", places.trials]
     ways = {OURS: lambda: python(folder, "-m", *ours), PLAIN: lambda: python(folder, "-m", *plain)}
     return paired(ways, rounds, warm_up=0)  # writing the records has warmed the page cache
@@ -95,7 +106,7 @@ def file_records(plan: Plan, places: Places) -> None:
     staging = RecordStore(places.results / "staging")
     places.trials.mkdir(parents=True, exist_ok=True)
     with mock.patch("os.fsync"):
-        for identity, config in plan.configs.items():
+        for identity, config in plan.choosing.items():
             target = RecordStore(places.trials).path(identity)
             if not target.exists():
                 staging.write(_record(config))
@@ -110,9 +121,13 @@ def _record(config: TrainConfig) -> Record:
         history={name: [numbers.random() for _ in range(config.epochs)] for name in SCORE_FIELDS},
         predictions_last=np.zeros(0, dtype=np.int64),
         predictions_best=None,
-        labels=np.zeros(0, dtype=np.int64),
+        labels=np.zeros(1, dtype=np.int64),
+        validation_labels=None,
+        log_probabilities={
+            f"test.{which}": np.zeros((1, 1), np.float16) for which in ("last", "best_validation")
+        },
         vectors=np.zeros((0, 0), dtype=np.float32),
         parameters=272_474,
         attempts=[{**provenance.circumstances(), **attempt}],
     )
-    return finished_record(config, datetime.now(UTC), result)
+    return finished_record(config, datetime.now(UTC), result, ClassTree([("one",)]))

@@ -29,14 +29,14 @@ from benchmarks.frame import (
     paired,
 )
 from benchmarks.processes import ROOT, python, status_kib
-from dh2l.classifier import HierarchicalClassifier
-from dh2l.config import TrainConfig
-from dh2l.energy import Energy
-from dh2l.hierarchy import hierarchical_terms
-from dh2l.memory import freed_memory_kept
-from dh2l.network import build_network
-from dh2l.objective import Objective
-from dh2l.optimizer import make_optimizer
+from dh2l.config.train_config import TrainConfig
+from dh2l.hierarchy.classifier import HierarchicalClassifier
+from dh2l.hierarchy.regulariser import hierarchical_terms
+from dh2l.models.network import build_network
+from dh2l.pairwise.energy import Energy
+from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.objective import Objective
+from dh2l.training.optimizer import make_optimizer
 from dh2l.tree import ClassTree
 
 METRIC = "cos_hm"
@@ -100,7 +100,11 @@ def cifar_tree() -> ClassTree:
 def convolutions(model: str, device: str) -> list[Tensor]:
     """A model's convolutions, laid out as in training."""
     config = TrainConfig(model=model)
-    network = build_network(config, cifar_tree(), (32, 32, 3)).to(device).to(memory_format=torch.channels_last)
+    network = (
+        build_network(config, cifar_tree(), (32, 32, 3))
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
     return [*network.conv_weights()]
 
 
@@ -112,7 +116,9 @@ def large_tree(n_classes: int) -> ClassTree:
 def large_classifier(n_classes: int, device: str) -> HierarchicalClassifier:
     """The hierarchical classifier of `large_tree`."""
     generator = torch.Generator().manual_seed(0)
-    return HierarchicalClassifier(large_tree(n_classes), D, centres="learned", generator=generator).to(device)
+    return HierarchicalClassifier(
+        large_tree(n_classes), D, centres="learned", generator=generator
+    ).to(device)
 
 
 def energy_ways(device: str) -> dict[str, Callable[[], None]]:
@@ -177,7 +183,10 @@ def _rows(device: str, rounds: int) -> list[Row]:
     rows = []
     n_pairs = {"energy": sum(len(w) * (len(w) - 1) // 2 for w in convolutions("resnet110", device))}
     n_pairs["hierarchy"] = N_CLASSES * (PER_SUPER_CLASS - 1) // 2 + 100 * 99 // 2
-    names = {"energy": "E over resnet-110's layers", "hierarchy": f"H on a tree of {N_CLASSES:,} classes"}
+    names = {
+        "energy": "E over resnet-110's layers",
+        "hierarchy": f"H on a tree of {N_CLASSES:,} classes",
+    }
     for key, name in names.items():
         seconds = paired(WAYS[key](device), rounds, warm_up=2)
         speed = [1 / s for s in seconds["ours"]], [1 / s for s in seconds["direct"]]
@@ -188,7 +197,9 @@ def _rows(device: str, rounds: int) -> list[Row]:
                 aim=at_least(2 if device == "cpu" else 5), bound=_bound(key, device),
             )
         )  # fmt: skip
-        rows.append(_against_loop(f"{name}, speed, {device}", seconds["ours"], n_pairs[key], device))
+        rows.append(
+            _against_loop(f"{name}, speed, {device}", seconds["ours"], n_pairs[key], device)
+        )
         rows.append(_memory(key, f"{name}, peak memory, {device}", unit, device))
     rows.append(_share_of_step(device, max(2, rounds // 4)))
     return rows
@@ -198,9 +209,7 @@ def _bound(key: str, device: str) -> str:
     if device == "cuda":
         return "launches: a hundred small kernels, replayed within the step's graph in training"
     if key == "energy":
-        return (
-            "operations: half its time multiplies matrices, the other half arccos, cos and roots of all pairs at once"
-        )
+        return "operations: half its time multiplies matrices, the other half arccos, cos and roots of all pairs at once"
     return "bytes: element-wise passes over the pairs of siblings; the direct form's matrices fit its cache as well"
 
 
@@ -212,7 +221,9 @@ def _against_loop(name: str, ours: list[float], n_pairs: int, device: str) -> Ro
     per_pair = (time.perf_counter() - started) / LOOP_PAIRS
     theirs = [per_pair * n_pairs] * len(ours)
     speeds = [1 / s for s in ours], [1 / s for s in theirs]
-    return compared(name, "double loop over pairs", *speeds, unit="/s", bound="of the loop: Python and launches")
+    return compared(
+        name, "double loop over pairs", *speeds, unit="/s", bound="of the loop: Python and launches"
+    )
 
 
 def _memory(key: str, name: str, unit: str, device: str) -> Row:
@@ -221,14 +232,26 @@ def _memory(key: str, name: str, unit: str, device: str) -> Row:
     for way in ("ours", "direct"):
         found[way] = [float(python(ROOT, "-m", "benchmarks.regularisers", key, way, device))]
     bound = "bytes: what the backward pass needs of each pair is kept for all layers at once"
-    return compared(name, f"direct form {unit}", found["ours"], found["direct"], unit="MiB", bound=bound)
+    return compared(
+        name, f"direct form {unit}", found["ours"], found["direct"], unit="MiB", bound=bound
+    )
 
 
 def _share_of_step(device: str, rounds: int) -> Row:
     """E on the convolutions and H, forward and backward, against the rest of a resnet-20 step at batch 512."""
-    values = {"lambda_e": 0.1, "metric": METRIC, "classifier": "hierarchical", "lambda_l": 0.1, "dataset": "random"}
+    values = {
+        "lambda_e": 0.1,
+        "metric": METRIC,
+        "classifier": "hierarchical",
+        "lambda_l": 0.1,
+        "dataset": "random",
+    }
     config = TrainConfig.parse(values)
-    network = build_network(config, cifar_tree(), (32, 32, 3)).to(device).to(memory_format=torch.channels_last)
+    network = (
+        build_network(config, cifar_tree(), (32, 32, 3))
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
     energy = Energy([*network.conv_weights()], METRIC)
     classifier, optimizer = network.classifier, make_optimizer(config, network)
     assert isinstance(classifier, HierarchicalClassifier)  # noqa: S101 as configured
@@ -237,7 +260,9 @@ def _share_of_step(device: str, rounds: int) -> Row:
     objective = Objective(TrainConfig(), network, cifar_tree())
 
     def regularisers() -> None:
-        terms = hierarchical_terms(classifier, classifier.spheres(), METRIC, seen=classifier.seen_classes(labels))
+        terms = hierarchical_terms(
+            classifier, classifier.spheres(), METRIC, seen=classifier.seen_classes(labels)
+        )
         (energy([*network.conv_weights()]) + terms.weighted([0.1, 0.1])).backward()  # type: ignore[no-untyped-call]
         _wait(device)
 
@@ -263,7 +288,12 @@ def _absent() -> list[Row]:
         not_measured(f"{name}, speed, cuda", "direct form", "no GPU", aim=at_least(5))
         for name in ("E over resnet-110's layers", f"H on a tree of {N_CLASSES:,} classes")
     ]
-    return [*rows, not_measured("E and H together, cuda", "a resnet-20 step at batch 512", "no GPU", aim=at_most(0.05))]
+    return [
+        *rows,
+        not_measured(
+            "E and H together, cuda", "a resnet-20 step at batch 512", "no GPU", aim=at_most(0.05)
+        ),
+    ]
 
 
 def _curve(device: str, rounds: int) -> Curve:
@@ -296,7 +326,9 @@ def _peak(key: str, way: str, device: str) -> float:
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux starts counting the peak anew
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="ascii"
+    )  # Linux starts counting the peak anew
     before = status_kib("VmRSS")
     work()
     return (status_kib("VmHWM") - before) / 2**10

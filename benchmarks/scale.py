@@ -10,13 +10,20 @@ from benchmarks.frame import Detail, Measured, Row, at_most, figure
 from benchmarks.made_up import prepare_made_up
 from benchmarks.records import file_records, plan_of
 from benchmarks.watched import Report, watched
-from study.places import Places
+from study.records.paths import Places
 
 Commands: TypeAlias = dict[str, tuple[str, ...]]
 PER_CANDIDATE = 100
 """Records of one more candidate per cell in the study of `benchmarks.records`."""
-READING: Commands = {"plan": ("plan",), "run, nothing left to train": ("run", "--no-mlflow"), "table": ("table",)}
-SYNCING: Commands = {"mlflow sync, first": ("mlflow", "sync"), "mlflow sync, again": ("mlflow", "sync")}
+READING: Commands = {
+    "plan": ("plan",),
+    "run, nothing left to train": ("run", "--no-mlflow"),
+    "table": ("table",),
+}
+SYNCING: Commands = {
+    "mlflow sync, first": ("mlflow", "sync"),
+    "mlflow sync, again": ("mlflow", "sync"),
+}
 BOUNDS = {
     "plan": "operations per record: plan its trial, read, hash and validate its file, and print a line of it",
     "run, nothing left to train": "operations per record: as `table`, but it reads the records twice",
@@ -33,7 +40,9 @@ def measure(quick: bool) -> Measured:
     reading, rounds = ((1, 2), 1) if quick else ((10, 50, 100), 3)
     syncing = () if quick else (1, 10, 100)
     seen: dict[str, Seen] = {}
-    commands_read = {name: words for name, words in READING.items() if not (quick and words[0] == "run")}
+    commands_read = {
+        name: words for name, words in READING.items() if not (quick and words[0] == "run")
+    }
     for commands, sizes, times in ((commands_read, reading, rounds), (SYNCING, syncing, 1)):
         for size in sizes:
             for name, reports in _watch(commands, size, times).items():
@@ -41,7 +50,14 @@ def measure(quick: bool) -> Measured:
     rows = [_row(name, by_size) for name, by_size in seen.items()]
     header = ("command", "records", "wall seconds", "processor seconds", "peak memory, MiB")
     lines = [
-        (name, str(n), *(figure(statistics.median(values)) for values in zip(*map(_figures, reports), strict=True)))
+        (
+            name,
+            str(n),
+            *(
+                figure(statistics.median(values))
+                for values in zip(*map(_figures, reports), strict=True)
+            ),
+        )
         for name, by_size in seen.items()
         for n, reports in by_size.items()
     ]
@@ -54,7 +70,9 @@ def measure(quick: bool) -> Measured:
         "figures are medians of the rounds; peak memory is VmHWM of the command's process, the libraries "
         "that it maps among it",
     ]
-    return Measured(rows, details=[Detail("Commands by number of records", header, lines)], notes=notes)
+    return Measured(
+        rows, details=[Detail("Commands by number of records", header, lines)], notes=notes
+    )
 
 
 def _watch(commands: Commands, candidates: int, rounds: int) -> dict[str, list[Report]]:
@@ -65,7 +83,7 @@ def _watch(commands: Commands, candidates: int, rounds: int) -> dict[str, list[R
         prepare_made_up(places.data)
         plan = plan_of(folder, places, candidates)
         file_records(plan, places)
-        print(f"  {len(plan.configs)} records: {'; '.join(commands)}", flush=True)
+        print(f"  {len(plan.choosing)} records: {'; '.join(commands)}", flush=True)
         where = [plan.file.document.path, "--results", places.results, "--data", places.data]
         seen: dict[str, list[Report]] = {key: [] for key in commands}
         for _ in range(rounds):
@@ -82,10 +100,18 @@ def _row(name: str, seen: Seen) -> Row:
     """What one record more costs among the most, over the same among the fewest; with its memory."""
     sizes, aim = sorted(seen), at_most(1.5)
     time = {n: statistics.median(report.cpu_s for report in reports) for n, reports in seen.items()}
-    memory = {n: statistics.median(report.peak_mib for report in reports) * 2**10 for n, reports in seen.items()}
+    memory = {
+        n: statistics.median(report.peak_mib for report in reports) * 2**10
+        for n, reports in seen.items()
+    }
     few, many = sizes[:2], sizes[-2:]
-    ours, theirs = (f"{figure(1000 * _each(time, step))} ms, {figure(_each(memory, step))} KiB" for step in (many, few))
-    ratio = _each(time, many) / _each(time, few) if _each(time, few) > 0 else None  # noise, with few records
+    ours, theirs = (
+        f"{figure(1000 * _each(time, step))} ms, {figure(_each(memory, step))} KiB"
+        for step in (many, few)
+    )
+    ratio = (
+        _each(time, many) / _each(time, few) if _each(time, few) > 0 else None
+    )  # noise, with few records
     return Row(
         f"`{name}`, one record more, {many[0]} to {many[1]}",
         f"the same, {few[0]} to {few[1]}",

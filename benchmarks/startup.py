@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.frame import Detail, Measured, compared, figure, paired
 from benchmarks.processes import environment, last_line, python
-from study.places import Places
-from study.records import RecordStore, read_arrays
+from study.records.paths import Places
+from study.records.store import RecordStore, read_arrays
 
 COMMANDS = ("--help", "list", "plan quickstart", "table quickstart")
 IMPORTS = "import torch, ray, mlflow"
@@ -39,7 +39,9 @@ def measure(quick: bool) -> Measured:
         print("  commands that only look", flush=True)
         looks = _looks(Path(name, "looks"), 1 if quick else 2)
         print("  the quickstart", flush=True)
-        started, phases = _quickstart(Path(name, "quickstart"), ["--set", "epochs=1"] if quick else [])
+        started, phases = _quickstart(
+            Path(name, "quickstart"), ["--set", "epochs=1"] if quick else []
+        )
     rows = [
         compared(
             f"`{command}`, whole process",
@@ -51,7 +53,9 @@ def measure(quick: bool) -> Measured:
         for command in COMMANDS
     ]
     ends = {phase.name: phase.end for phase in phases}
-    first_step, last_record, table = (ends[name] for name in ("network built", "the rest of the training", "table"))
+    first_step, last_record, table = (
+        ends[name] for name in ("network built", "the rest of the training", "table")
+    )
     rows += [
         compared(
             "`run quickstart`, from the command to the first training step",
@@ -94,7 +98,16 @@ def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
     tmp = folder / "tmp"
     tmp.mkdir(parents=True)
     places = Places.of(folder / "results", folder / "data")
-    words = ["study", "run", "quickstart", *more, "--results", str(places.results), "--data", str(places.data)]
+    words = [
+        "study",
+        "run",
+        "quickstart",
+        *more,
+        "--results",
+        str(places.results),
+        "--data",
+        str(places.data),
+    ]
     looked, ended = dict[str, float](), threading.Event()
     watch = threading.Thread(target=_watch, args=(places, tmp, looked, ended))
     said: list[tuple[float, str]] = []
@@ -116,13 +129,17 @@ def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
     exited = time.time()
     if process.returncode:
         said_last = last_line("".join(line for _, line in said))
-        raise RuntimeError(f"{' '.join(words)} ended with exit code {process.returncode}: {said_last}")
+        raise RuntimeError(
+            f"{' '.join(words)} ended with exit code {process.returncode}: {said_last}"
+        )
 
     def line(beginning: str) -> float:
         return next(moment for moment, text in said if text.startswith(beginning))
 
     store = RecordStore(places.trials).read()
-    history = [read_arrays(record, store.paths[identity]) for identity, record in store.records.items()]
+    history = [
+        read_arrays(record, store.paths[identity]) for identity, record in store.records.items()
+    ]
     first_epochs = [(arrays["history.time"][0], arrays["history.seconds"][0]) for arrays in history]
     first_step = min(end - seconds for end, seconds in first_epochs)
     last_record = max(path.stat().st_mtime for path in store.paths.values())
@@ -130,11 +147,19 @@ def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
     claim, gone = min(looked["claim"], first_step), min(looked["gone"], line("# "))
     return started, [
         Phase("process, imports, study file", looked["data"], "the data folder appears"),
-        Phase("data prepared and verified, plan", line("quickstart"), "the line that counts the trials"),
+        Phase(
+            "data prepared and verified, plan",
+            line("quickstart"),
+            "the line that counts the trials",
+        ),
         Phase("Ray imported and started", looked["scratch"], "Tune writes into its scratch folder"),
-        Phase("workers started, torch imported there", claim, "the first claim under results/running"),
+        Phase(
+            "workers started, torch imported there", claim, "the first claim under results/running"
+        ),
         Phase("network built", first_step, "the least `time` − `seconds` of a first epoch"),
-        Phase("first epoch", min(end for end, _ in first_epochs), "the least `time` of a first epoch"),
+        Phase(
+            "first epoch", min(end for end, _ in first_epochs), "the least `time` of a first epoch"
+        ),
         Phase("the rest of the training", last_record, "the latest change of a record's file"),
         Phase("Tune and Ray stopped", gone, "the scratch folder is gone"),
         Phase("table", line("# "), "the table's title is printed"),
@@ -164,4 +189,8 @@ def _seconds_of(started: float, phases: list[Phase]) -> Detail:
         (phase.name, figure(phase.end - start), figure(phase.end - started), phase.source)
         for start, phase in zip(starts, phases, strict=False)
     ]
-    return Detail("Where the quickstart's seconds go", ("phase", "seconds", "since the command", "it ends when"), rows)
+    return Detail(
+        "Where the quickstart's seconds go",
+        ("phase", "seconds", "since the command", "it ends when"),
+        rows,
+    )

@@ -2,7 +2,7 @@
 
 Three ways train on the same random images, in turn, round by round:
 
-- trial: this project's epoch as `dh2l.trainer` runs it, in a worker's circumstances (its allocator, its steps);
+- trial: this project's epoch as `dh2l.training.trainer` runs it, in a worker's circumstances (its allocator, its steps);
 - bare: forward, backward and optimizer step on one batch that is already there, in the same process: the ceiling;
 - common: a map-style dataset with torchvision's transforms, a DataLoader with two workers, `.item()` per batch,
   in a process of its own, because the trial's allocator is a setting of its whole process.
@@ -23,35 +23,48 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.frame import Detail, Measured, Row, at_least, compared, figure, measured_device, not_measured, paired
+from benchmarks.frame import (
+    Detail,
+    Measured,
+    Row,
+    at_least,
+    compared,
+    figure,
+    measured_device,
+    not_measured,
+    paired,
+)
 from benchmarks.processes import ROOT, environment
-from dh2l.batches import plain_batches
-from dh2l.config import TrainConfig
+from dh2l.config.binding import bind
+from dh2l.config.train_config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
-from dh2l.memory import freed_memory_kept
-from dh2l.network import build_network
-from dh2l.step import WARM_UP
-from dh2l.trainer import Training, arithmetic
+from dh2l.models.network import build_network
+from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.batches import plain_batches
+from dh2l.training.step import WARM_UP
+from dh2l.training.trainer import Training, arithmetic
 
 BATCH = 512
 OPERATIONS_SHOWN = 9
 
 
-def prepare_random(folder: Path, n_images: int) -> None:
+def prepare_random(folder: Path, n_images: int, n_test: int = 200) -> None:
     """Random images of CIFAR's shape, 100 classes in 20 super-classes, prepared as a user's own would be."""
     random = np.random.default_rng(0)
-    for part, n in (("train", n_images), ("test", 200)):
+    for part, n in (("train", n_images), ("test", n_test)):
         for i in range(n):
             target = folder / "images" / part / f"super{i % 100 // 5}" / f"class{i % 100}"
             target.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(target / f"{i}.png")
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                target / f"{i}.png"
+            )
     prepare("random", folder, source=folder / "images")
 
 
 def config_of(data: PreparedData, precision: str = "fp32") -> TrainConfig:
     """A baseline trial on the random images."""
     values = {"dataset": "random", "protocol": "paper", "batch_size": BATCH, "precision": precision}
-    return TrainConfig.parse(values).bound(data.manifest)
+    return bind(TrainConfig.parse(values), data.manifest)
 
 
 class CommonDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -80,7 +93,9 @@ def serve_common(folder: Path, device: str) -> None:
     torch.set_num_threads(1)
     data = load("random", folder)
     config = config_of(data)
-    network: nn.Module = build_network(config, data.manifest.tree, data.manifest.image_shape).to(device)
+    network: nn.Module = build_network(config, data.manifest.tree, data.manifest.image_shape).to(
+        device
+    )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(CommonDataset(data), batch_size=BATCH, shuffle=True, num_workers=2)
     for _ in sys.stdin:
@@ -128,7 +143,9 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
     )
     with common, freed_memory_kept(), arithmetic(config_of(data), 1):
-        trial, low = (Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16"))
+        trial, low = (
+            Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16")
+        )
         bare = Training(config_of(data), data, where)
         images, labels = next(plain_batches(bare.splits.train, BATCH))
         batch = bare.normalise(images)
@@ -156,8 +173,8 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
                 raise RuntimeError("the common loop ended")
 
         ways: dict[str, Callable[[], object]] = {
-            "trial": lambda: trial.train_epoch(1, 0.01),
-            "bf16": lambda: low.train_epoch(1, 0.01),
+            "trial": lambda: trial.train_epoch(1),
+            "bf16": lambda: low.train_epoch(1),
             "bare": bare_epoch,
             "common": common_epoch,
         }
@@ -186,7 +203,7 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
 def _profile(trial: Training, device: str) -> Detail:
     """Where an epoch's time goes, by operation."""
     with torch.profiler.profile() as profile:
-        trial.train_epoch(2, 0.01)
+        trial.train_epoch(2)
     on_cpu = device == "cpu"
     times = {
         event.key: event.self_cpu_time_total if on_cpu else event.self_device_time_total

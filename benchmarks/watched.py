@@ -17,7 +17,12 @@ from benchmarks.processes import ROOT, python, status_kib
 
 LOOK_S = 0.01
 OURS, TUNE = f"{ROOT}/study/", "/ray/tune/"
-START, CALLBACKS, WAITING, TUNES = "start and end", "this project's code", "waiting for a worker", "Ray Tune's loop"
+START, CALLBACKS, WAITING, TUNES = (
+    "start and end",
+    "this project's code",
+    "waiting for a worker",
+    "Ray Tune's loop",
+)
 """Where the thread of a command is that trains."""
 VIEW, IDLE = "mlflow", "nothing to do"
 """The name of the view's thread, and what it does while its queue is empty."""
@@ -105,7 +110,9 @@ def _main() -> None:
     seconds = time.perf_counter() - started
     ended.set()
     looking.join()
-    shares = [{name: n / sum(counts.values()) for name, n in counts.items()} for counts in (main, view)]
+    shares = [
+        {name: n / sum(counts.values()) for name, n in counts.items()} for counts in (main, view)
+    ]
     seen = Report(seconds, time.process_time(), status_kib("VmHWM") / 2**10, *shares)
     Path(report).write_text(json.dumps(vars(seen)), encoding="utf-8")
     sys.exit(code)  # type: ignore[arg-type] # as it was raised

@@ -10,16 +10,16 @@ import importlib.util
 import linecache
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from dh2l import config, registry  # noqa: F401 our own names are taken before any plugin's
-from dh2l.errors import UserError, first_line
-from dh2l.registry import SOURCE, source_hash
+from dh2l.errors import UserError, first_line, last_location
+from dh2l.io.files import read
+from dh2l.registry import register as registry
+from dh2l.registry.register import SOURCE, source_hash
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Plugin:
     """A plugin as a value: what a worker needs to have the same code.
 
     Attributes:
-        name: a file's path, or a module's name.
+        name: a file's absolute path, or a module's name.
         text: the file's content; None for a module.
         hash: of the file, the module's file, or the .py files of a package.
     """
@@ -57,16 +57,36 @@ def load(name: str) -> Plugin:
     Raises:
         UserError: there is none, it cannot be run, or it registers a name that is taken.
     """
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.suffix == ".py" or len(path.parts) > 1 or path.is_file():
         try:
-            text = path.read_bytes()
+            text = read(path)
         except OSError as error:
-            raise UserError(f"the plugin {name} cannot be read ({error.strerror}); give a Python file") from None
-        plugin = Plugin(name, text, source_hash(text))
+            raise UserError(
+                f"the plugin {name} cannot be read ({error.strerror}); give a Python file"
+            ) from None
+        plugin = Plugin(os.path.abspath(path), text, source_hash(text))
         plugin.load()
         return plugin
     return Plugin(name, None, _import_module(name))
+
+
+def plugin_location(error: BaseException | None) -> str:
+    """The last line of a plugin through which an error came, its causes first, as ``FILE:LINE: ``; else empty."""
+    sources = [
+        module for module in list(sys.modules.values()) if SOURCE in getattr(module, "__dict__", {})
+    ]
+    files = {str(module.__file__) for module in sources}
+    folders = tuple(
+        f"{folder}{os.sep}" for module in sources for folder in getattr(module, "__path__", ())
+    )
+    place = ""
+    while error is not None:
+        place = (
+            last_location(error, lambda file: file in files or file.startswith(folders)) or place
+        )
+        error = error.__cause__
+    return place
 
 
 def _run_file(plugin: Plugin) -> None:
@@ -74,7 +94,7 @@ def _run_file(plugin: Plugin) -> None:
     module = ModuleType(f"dh2l_plugin_{plugin.hash}")
     if module.__name__ in sys.modules:
         return
-    file = os.path.abspath(plugin.name)
+    file = plugin.name
     setattr(module, SOURCE, plugin.hash)
     module.__file__ = file
     # Without a time of change the entry is not looked up again: on a worker the file may be missing or another.
@@ -94,8 +114,13 @@ def _import_module(name: str) -> str:
     with _told(name, lambda found: f"{os.sep}{name.partition('.')[0]}" in found):
         try:
             spec = importlib.util.find_spec(name)
-        except (ModuleNotFoundError, ValueError) as error:  # of a package that is not there, or no name at all
-            if isinstance(error, ModuleNotFoundError) and not f"{name}.".startswith(f"{error.name}."):
+        except (
+            ModuleNotFoundError,
+            ValueError,
+        ) as error:  # of a package that is not there, or no name at all
+            if isinstance(error, ModuleNotFoundError) and not f"{name}.".startswith(
+                f"{error.name}."
+            ):
                 raise
             spec = None
         if spec is None or spec.origin is None:
@@ -106,17 +131,19 @@ def _import_module(name: str) -> str:
         folders = spec.submodule_search_locations
         if name in sys.modules and hasattr(sys.modules[name], SOURCE):
             return str(getattr(sys.modules[name], SOURCE))
-        found = source_hash(_package_source(Path(spec.origin).parent) if folders else Path(spec.origin).read_bytes())
+        found = source_hash(
+            _package_source(Path(spec.origin).parent) if folders else read(Path(spec.origin))
+        )
         module = importlib.import_module(name)
         setattr(module, SOURCE, found)
-        registry.claim_sources(name, found)
+        registry.set_sources(name, found)
     return found
 
 
 def _package_source(folder: Path) -> bytes:
     """The .py files of a package, each after its path."""
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py"))
-    return b"\0".join(part for place, path in files for part in (place.encode(), path.read_bytes()))
+    return b"\0".join(part for place, path in files for part in (place.encode(), read(path)))
 
 
 class _NotFound(UserError):
@@ -132,7 +159,7 @@ def _told(name: str, ours: Callable[[str], bool]) -> Iterator[None]:
         ours: whether a file is the plugin's.
     """
     try:
-        with registry.whole_or_nothing():
+        with registry.transaction():
             yield
     except _NotFound:
         raise
@@ -141,7 +168,11 @@ def _told(name: str, ours: Callable[[str], bool]) -> Iterator[None]:
             f"{error.filename or name}:{error.lineno}: the plugin {name} is not valid Python ({error.msg})"
         ) from None
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        places = [f"{frame.filename}:{frame.lineno}: " for frame in frames if ours(frame.filename)]
-        said = str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{(places or [''])[-1]}the plugin {name} cannot be loaded: {said}") from error
+        said = (
+            str(error)
+            if isinstance(error, UserError)
+            else f"it raised {type(error).__name__}: {first_line(error)}"
+        )
+        raise UserError(
+            f"{last_location(error, ours)}the plugin {name} cannot be loaded: {said}"
+        ) from error

@@ -10,10 +10,11 @@ import pytest
 from cluster_fixtures import two_nodes
 from study_fixtures import CommandLine, places_in
 
-from dh2l import registry
-from dh2l.data import prepare
-from dh2l.names import METRICS, MODELS
-from study.places import Places
+from dh2l.data import DATA_SETS, prepare
+from dh2l.registry import register as registry
+from dh2l.registry.entries import METRICS, MODELS
+from study.records.paths import Places
+from study.tracking.uri import store_file
 
 REDIRECTING = (
     "DH2L_RESULTS",
@@ -25,13 +26,18 @@ REDIRECTING = (
 )
 
 
-NOT_OF_THE_MACHINE = ("needs a CUDA device", "needs a C++ compiler", "a setting of the GNU C library")
-"""Reasons to skip that no installation mends."""
+NOT_OF_THE_MACHINE = (
+    "needs a CUDA device",
+    "needs a C++ compiler",
+    "a setting of the GNU C library",
+    "needs a TeX",
+)
+"""Reasons to skip that no installation mends, or one of gigabytes alone."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In continuous integration a test that skips itself has failed, but for want of hardware or a compiler."""
+    """In continuous integration a test that skips itself has failed, but for want of hardware, a compiler or TeX."""
     report = yield
     if os.environ.get("CI") and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
@@ -47,6 +53,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _own_data_sets() -> Iterator[None]:
+    """A data set that a test registers or plants is gone after it, because other files' tests list what is known."""
+    before = dict(DATA_SETS)
+    yield
+    DATA_SETS.clear()
+    DATA_SETS.update(before)
+
+
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """What a test registers or loads as a plugin is gone after it."""
@@ -56,7 +71,9 @@ def forgotten() -> Iterator[None]:
     for known, kept in zip(registries, before, strict=True):
         known.clear()
         known.update(kept)
-    for name in [name for name in sys.modules if name.startswith("dh2l_plugin_") and name not in modules]:
+    for name in [
+        name for name in sys.modules if name.startswith("dh2l_plugin_") and name not in modules
+    ]:
         del sys.modules[name]
 
 
@@ -66,6 +83,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     prepare("digits", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow store's database, to copy: to make one takes seconds."""
+    from study.tracking.database import (
+        prepare as prepare_store,
+    )  # it imports MLflow, which most tests do without
+
+    places = places_in(tmp_path_factory.mktemp("mlflow"))
+    prepare_store(places)
+    return store_file(places)
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +117,8 @@ def places(tmp_path: Path, digits: Path) -> Places:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], places: Places) -> CommandLine:
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], places: Places
+) -> CommandLine:
     """The command line over `places`."""
     return CommandLine(monkeypatch, capsys, places)

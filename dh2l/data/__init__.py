@@ -7,14 +7,14 @@
 Importing this imports neither torch nor Pillow nor scikit-learn.
 """
 
+from dh2l.data.class_trees import read_tree, shipped_trees
+from dh2l.data.images import ImageFiles, Images
 from dh2l.data.manifest import FileRecord, Manifest
-from dh2l.data.planted import Planted, planted
 from dh2l.data.prepare import prepare
+from dh2l.data.reader import PreparedData, load, prepared, read_manifest, verify
 from dh2l.data.registry import DATA_SETS, DataSet, register, register_planted
-from dh2l.data.sources import ImageFiles, Images
+from dh2l.data.sources.planted import Planted, planted
 from dh2l.data.split import stratified_split
-from dh2l.data.store import PreparedData, load, prepared, read_manifest, verify
-from dh2l.data.trees import read_tree, shipped_trees
 
 __all__ = [
     "DATA_SETS",

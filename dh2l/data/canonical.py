@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dh2l.data.sources import Labels, Pixels
+from dh2l.data.images import Labels, Pixels
 
 
 def canonical(x: Pixels, y: Labels, order: list[int]) -> tuple[Pixels, Labels]:

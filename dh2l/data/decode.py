@@ -7,19 +7,19 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from dh2l.data.conversions import is_too_deep
 from dh2l.errors import DataError
+from dh2l.io.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
-_DEEPER = ("I", "F")  # 16 and 32 bits a pixel, "I;16" and the like: Pillow would clip them to 8 bits
 _NAMED = 20
-N_THREADS = os.cpu_count() or 1
-"""Pillow lets other threads run while it decodes."""
+_LARGEST = 1_000_000_000  # bytes; the pixels that Pillow allows have less, however they are stored
 
 
 @contextmanager
@@ -27,20 +27,21 @@ def opened(path: Path) -> "Iterator[Image.Image]":
     """The image, with whatever Pillow raises while it is in use turned into a DataError."""
     from PIL import Image, UnidentifiedImageError
 
+    stream = _stream(path)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.mode.startswith(_DEEPER):
+        with stream, Image.open(stream, formats=_FORMATS) as image:
+            if is_too_deep(image):
                 raise DataError(
-                    f"{path} has more than 8 bits per value (Pillow's mode {image.mode}), which would be cut "
-                    "off; convert the images to 8 bits"
+                    f"{path} has values for which there is no rule (Pillow's mode {image.mode}); expected 8 or 16 bits "
+                    "per value. Convert the images to 8 bits"
                 )
             yield image
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image, whatever its name says; replace or remove it") from error
+        raise DataError(
+            f"{path} is not an image, whatever its name says; replace or remove it"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{path} has more pixels than Pillow allows, as a file made to exhaust memory would "
@@ -65,6 +66,25 @@ def opened(path: Path) -> "Iterator[Image.Image]":
         raise DataError(f"{path} cannot be decoded ({error}); replace or remove it") from error
 
 
+def _stream(path: Path) -> BinaryIO:
+    """An image's file, within bounds of its size; Pillow reads some of them whole."""
+    try:
+        stream = open_regular(path)
+        size = os.fstat(stream.fileno()).st_size
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); replace or remove it"
+        ) from error
+    if size > _LARGEST:
+        stream.close()
+        raise DataError(
+            f"{path} has {size:,} bytes; expected {_LARGEST:,} at most. Make it smaller, or remove it"
+        )
+    return stream
+
+
 @contextmanager
 def pixels_limited() -> Iterator[None]:
     """Where images with more pixels than Pillow allows are errors: between its limit and twice that it only warns.
@@ -76,13 +96,6 @@ def pixels_limited() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-def converted(image: "Image.Image", mode: str) -> "Image.Image":
-    """The image as L or RGB; transparency is dropped."""
-    # Pillow warns of a palette with transparency that is converted to RGB in one step.
-    opaque = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-    return opaque.convert(mode)
 
 
 def each(files: Iterable[Path], function: Callable[[int, Path], None]) -> list[str]:

@@ -10,11 +10,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from dh2l.data.pieces import Array, Pieces
+from dh2l.data.ragged_array import Array, Pieces
 from dh2l.errors import UserError
-from dh2l.tree import ClassTree
+from dh2l.io.files import open_regular
+from dh2l.tree import ClassTree, normalise_name
+from dh2l.wording import counted
 
 MANIFEST = "manifest.json"
+LARGEST = 50_000_000
+"""Bytes of a manifest; one of a thousand classes has some ten thousands."""
 VERSION = 1
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 FILES = tuple(f"{array}.npy" for array in ARRAYS)
@@ -27,7 +31,7 @@ Stored = Literal["fixed", "ragged"]
 class FileRecord(BaseModel):
     """Size and SHA-256 (64 hexadecimal digits) of a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bytes: int
     sha256: str
@@ -46,17 +50,21 @@ class Manifest(BaseModel):
             smaller, and what a network is given is cut out of them.
         n_train: number of training images.
         n_test: number of test images.
+        train_sizes: number of training images of each class; empty in manifests of an earlier time.
+        converted: images of which something was lost, by the rule in `dh2l.data.conversions.RULES`.
+        skipped: files and folders of the system's own that were passed over.
         mean: per channel over all pixels of the training set, as values in [0, 1].
         std: likewise, the population's (divided by N, not N − 1).
         flip: whether training mirrors images at random.
         crop_padding: pixels of zero padding around an image before training crops it at random.
         files: size and hash of each array's file.
         data_hash: SHA-256 over everything numeric: arrays, statistics, augmentation, the size of crops. Name,
-            source and tree do not enter.
+            source and tree do not enter, nor do counts of what was converted or skipped.
         tree_hash: `ClassTree.hash` of the classes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN is unequal to itself, and so would be a manifest that has one.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: int = VERSION
     name: str
@@ -66,6 +74,9 @@ class Manifest(BaseModel):
     stored: Stored = "fixed"
     n_train: int
     n_test: int
+    train_sizes: tuple[int, ...] = ()
+    converted: dict[str, int] = {}
+    skipped: int = 0
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
@@ -83,6 +94,11 @@ class Manifest(BaseModel):
             raise ValueError("mean and std must have one number per channel")
         if self.tree.hash != self.tree_hash:
             raise ValueError("tree_hash is not that of the classes")
+        if self.train_sizes and (sum(self.train_sizes), len(self.train_sizes)) != (
+            self.n_train,
+            len(self.classes),
+        ):
+            raise ValueError("train_sizes must be one number per class, n_train together")
         return self
 
     @property
@@ -107,14 +123,21 @@ class Manifest(BaseModel):
             UserError: the tree's classes are not the data set's in its own order.
         """
         for path, own in zip(tree.paths, self.classes, strict=False):
-            if path[-1] not in (own[-1], "/".join(own)):
+            if normalise_name(path[-1]) not in (
+                normalise_name(own[-1]),
+                normalise_name("/".join(own)),
+            ):
                 raise UserError(
                     f"the class {path[-1]!r} of the tree stands where {self.name} has {own[-1]!r}; "
                     "a tree must keep the order of the data set's classes"
                 )
         if tree.n_classes != len(self.classes):
-            raise UserError(f"the tree has {tree.n_classes} classes, but {self.name} {len(self.classes)}")
-        return self.model_validate({**self.model_dump(), "classes": tree.paths, "tree_hash": tree.hash})
+            raise UserError(
+                f"the tree has {counted(tree.n_classes, 'class', 'classes')}, but {self.name} {len(self.classes)}"
+            )
+        return self.model_validate(
+            {**self.model_dump(), "classes": tree.paths, "tree_hash": tree.hash}
+        )
 
 
 def arrays_of(stored: Stored) -> tuple[str, ...]:
@@ -126,14 +149,20 @@ def array_hash(array: Array) -> str:
     """SHA-256 of an array's type, shape and values; unlike its file's, the same with every NumPy."""
     digest = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
     for piece in array.pieces if isinstance(array, Pieces) else (array,):
-        digest.update(np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).data)
+        digest.update(
+            np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).data
+        )
     return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: it is not a regular file, or cannot be read.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # it is a file and so has `readinto`
 
 
 def data_hash(
@@ -145,7 +174,13 @@ def data_hash(
     crop: tuple[int, int] | None = None,
 ) -> str:
     """SHA-256 over everything numeric of a data set; `arrays` maps each array's name to its `array_hash`."""
-    content: dict[str, Any] = {"arrays": arrays, "mean": mean, "std": std, "flip": flip, "crop_padding": crop_padding}
+    content: dict[str, Any] = {
+        "arrays": arrays,
+        "mean": mean,
+        "std": std,
+        "flip": flip,
+        "crop_padding": crop_padding,
+    }
     if crop is not None:
         content["crop"] = crop
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,27 +1,43 @@
 """Preparation of a data set: read it from a source, put it into canonical order, write it at one stroke."""
 
+import hashlib
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dh2l.data.canonical import canonical, moments, statistics
-from dh2l.data.folders import list_folders, read_folders
-from dh2l.data.manifest import ARRAYS, MANIFEST, SIZES, FileRecord, Manifest, Stored, array_hash, data_hash
-from dh2l.data.pieces import Array, Pieces
-from dh2l.data.ragged import decode_groups
+from dh2l.data.conversions import sentences
+from dh2l.data.images import ImageFiles, Images, Pixels, Report
+from dh2l.data.manifest import (
+    ARRAYS,
+    MANIFEST,
+    SIZES,
+    FileRecord,
+    Manifest,
+    Stored,
+    array_hash,
+    data_hash,
+)
+from dh2l.data.ragged_array import Array, Pieces
+from dh2l.data.ragged_decode import decode_groups
+from dh2l.data.reader import verify
 from dh2l.data.registry import DATA_SETS, check_crop, check_name
-from dh2l.data.sources import ImageFiles, Images, Report
-from dh2l.data.store import verify
-from dh2l.data.writing import check_replaceable, clear_up, locked, parts_folder, write
-from dh2l.errors import DataError, UserError, unknown_name
+from dh2l.data.sources.folders import list_folders, read_folders
+from dh2l.data.writer import check_replaceable, clear_up, locked, parts_folder, write
+from dh2l.errors import DataError, UserError, unknown_name_message
 from dh2l.tree import ClassTree
+from dh2l.wording import counted
 
 
 def ignore(_message: str) -> None:
     """A report that goes nowhere."""
 
+
+_NAMED = 10
 
 Ragged = tuple[int, int]
 """Of images of many sizes: what their shorter side is resized to, and the side of the squares cut out of them."""
@@ -36,6 +52,8 @@ class Read(NamedTuple):
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
     stored: Stored
     image_shape: tuple[int, int, int]
+    converted: dict[str, int]
+    skipped: int
 
 
 def prepare(
@@ -89,7 +107,9 @@ def prepare(
     _check_numbers(name, size, shorter_side, crop, crop_padding)
     ragged = _ragged(name, shorter_side, crop)
     if source is not None and not source.exists():
-        raise DataError(f"{source} does not exist; --from takes a folder (or, where there is one, the archive)")
+        raise DataError(
+            f"{source} does not exist; --from takes a folder (or, where there is one, the archive)"
+        )
     with locked(name, root, report):
         check_replaceable(root / name)
         clear_up(name, root)
@@ -98,11 +118,15 @@ def prepare(
             scratch = images.scratch
             images = _decoded(images, ragged, parts_folder(name, root), report)
         manifest = _manifest(name, images, flip, crop_padding)
+        for sentence in [*_noteworthy(manifest), *_in_both(images.arrays)]:
+            report(sentence)
         try:
             kept = verify(name, root) if (root / name / MANIFEST).exists() else None
         except DataError:
             kept = None  # damaged: replaced below
-        if kept and (kept.data_hash, kept.tree_hash) == (manifest.data_hash, manifest.tree_hash):
+        if kept and manifest == kept.model_copy(
+            update={"files": manifest.files, "source": manifest.source}
+        ):
             report(f"{name} was prepared already from the same data; kept")
             manifest = kept
         else:
@@ -114,14 +138,62 @@ def prepare(
         return manifest
 
 
+def _noteworthy(manifest: Manifest) -> list[str]:
+    """What a user should know of the images, a sentence each."""
+    found = sentences(manifest.converted)
+    if manifest.skipped:
+        those = counted(manifest.skipped, "hidden file or folder", "hidden files and folders")
+        found.append(f"skipped {those}, such as systems make by themselves")
+    if len(manifest.classes) == 1:
+        found.append(
+            f"only 1 class, {'/'.join(manifest.classes[0])}: there is nothing to tell apart. Expected a folder per "
+            "class in train/ and in test/"
+        )
+    alone = [
+        "/".join(p) for p, n in zip(manifest.classes, manifest.train_sizes, strict=True) if n == 1
+    ]
+    if alone:
+        more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+        found.append(
+            f"only 1 training image: {', '.join(alone[:_NAMED])}{more}. A validation split needs at least 2 of each "
+            "class: add images, or set protocol: paper"
+        )
+    return found
+
+
+def _in_both(arrays: dict[str, Array]) -> list[str]:
+    """A sentence on the test images that are training images too, if there are any."""
+    known = {_fingerprint(image) for image in _each(arrays["train_x"])}
+    n = sum(_fingerprint(image) in known for image in _each(arrays["test_x"]))
+    if not n:
+        return []
+    return [
+        f"{counted(n, 'test image is', 'test images are')} in the training set too, pixel for pixel: there a test "
+        "shows memory alone. Remove them from one of the two"
+    ]
+
+
+def _each(images: Array) -> Iterable[Pixels]:
+    return images.pieces if isinstance(images, Pieces) else images.view(np.uint8)
+
+
+def _fingerprint(image: Pixels) -> bytes:
+    """A hash of an image's size and pixels."""
+    digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
 def _check_source(name: str, source: Path | None) -> None:
     own = DATA_SETS.get(name)
     if own and own.comes_with and source is not None:
-        raise UserError(f"{name} comes with {own.comes_with} and takes no --from; give your own data another name")
+        raise UserError(
+            f"{name} comes with {own.comes_with} and takes no --from; give your own data another name"
+        )
     if not own and source is None:
         raise UserError(
             f"{name!r} can be a data set of your own, but then needs its images: "
-            f"dh2l-study data prepare {name} --from PATH ({unknown_name('data set', name, DATA_SETS)})"
+            f"dh2l-study data prepare {name} --from PATH ({unknown_name_message('data set', name, DATA_SETS)})"
         )
     if own and not own.downloads and source is None:
         raise DataError(
@@ -131,16 +203,26 @@ def _check_source(name: str, source: Path | None) -> None:
 
 
 def _check_numbers(
-    name: str, size: int | None, shorter_side: int | None, crop: int | None, crop_padding: int | None
+    name: str,
+    size: int | None,
+    shorter_side: int | None,
+    crop: int | None,
+    crop_padding: int | None,
 ) -> None:
     own, sizes_differ = DATA_SETS.get(name), (shorter_side, crop) != (None, None)
     if own and own.shorter_side is None and (size is not None or sizes_differ):
         takes = "--size" if size is not None else "--shorter-side and no --crop"
-        raise UserError(f"{name} has images of one size and takes no {takes}; give your own data another name")
+        raise UserError(
+            f"{name} has images of one size and takes no {takes}; give your own data another name"
+        )
     if own and size is not None:
-        raise UserError(f"{name} has images of many sizes and takes no --size, but --shorter-side and --crop")
+        raise UserError(
+            f"{name} has images of many sizes and takes no --size, but --shorter-side and --crop"
+        )
     if size is not None and sizes_differ:
-        raise UserError("--size makes all images of one size, so it goes with neither --shorter-side nor --crop")
+        raise UserError(
+            "--size makes all images of one size, so it goes with neither --shorter-side nor --crop"
+        )
     if size is not None and size < 1:
         raise UserError(f"the size of images must be at least 1 pixel, but is {size}")
     if crop_padding is not None and crop_padding < 0:
@@ -159,14 +241,22 @@ def _ragged(name: str, shorter_side: int | None, crop: int | None) -> Ragged | N
 
 
 def _read(
-    name: str, root: Path, source: Path | None, size: int | None, ragged: Ragged | None, report: Report
+    name: str,
+    root: Path,
+    source: Path | None,
+    size: int | None,
+    ragged: Ragged | None,
+    report: Report,
 ) -> Read | ImageFiles:
     own = DATA_SETS.get(name)
     if own is not None:
         images = own.read(source, root / "downloads", report)
         return images if isinstance(images, ImageFiles) else _in_order(images)
     if source is None or not source.is_dir():
-        raise DataError(f"{source} is not a folder; --from takes a folder with train/ and test/ in it")
+        packed = "unpack it first: " if source is not None and source.is_file() else ""
+        raise DataError(
+            f"{source} is not a folder; {packed}--from takes a folder with train/ and test/ in it"
+        )
     if ragged:
         return list_folders(source)
     return _in_order(read_folders(source, size=size, resizable=True, report=report))
@@ -185,23 +275,29 @@ def _in_order(images: Images) -> Read:
         statistics=statistics(train_x),
         stored="fixed",
         image_shape=(height, width, channels),
+        converted=images.converted,
+        skipped=images.skipped,
     )
 
 
 def _decoded(images: ImageFiles, ragged: Ragged | None, folder: Path, report: Report) -> Read:
     """Images of many sizes, decoded into a folder."""
     if ragged is None:
-        raise DataError("a reader that returns ImageFiles must be registered with a shorter_side and a crop")
+        raise DataError(
+            "a reader that returns ImageFiles must be registered with a shorter_side and a crop"
+        )
     order = sorted(range(len(images.paths)), key=images.paths.__getitem__)
     n = len(order)
     groups = [part[label] for part in (images.train, images.test) for label in order]
     shorter_side, crop = ragged
-    decoded = decode_groups(groups, shorter_side, folder, report)
+    decoded = decode_groups(groups, shorter_side, folder, report, upright=images.upright)
     arrays: dict[str, Array] = {}
     for part, found in (("train", decoded[:n]), ("test", decoded[n:])):
         pieces = Pieces(tuple(image for group in found for image in group.images))
         arrays[f"{part}_x"], arrays[f"{part}_size"] = pieces, pieces.sizes
-        arrays[f"{part}_y"] = np.repeat(np.arange(n, dtype=np.int64), [len(group.images) for group in found])
+        arrays[f"{part}_y"] = np.repeat(
+            np.arange(n, dtype=np.int64), [len(group.images) for group in found]
+        )
     return Read(
         source=images.source,
         tree=ClassTree([images.paths[label] for label in order]),
@@ -209,6 +305,8 @@ def _decoded(images: ImageFiles, ragged: Ragged | None, folder: Path, report: Re
         statistics=moments(np.sum([group.histogram for group in decoded[:n]], axis=0)),
         stored="ragged",
         image_shape=(crop, crop, 3),
+        converted=dict(sum((group.converted for group in decoded), Counter[str]())),
+        skipped=images.skipped,
     )
 
 
@@ -236,6 +334,11 @@ def _manifest(name: str, read: Read, flip: bool | None, crop_padding: int | None
         stored=read.stored,
         n_train=len(read.arrays["train_y"]),
         n_test=len(read.arrays["test_y"]),
+        train_sizes=tuple(
+            np.bincount(np.asarray(read.arrays["train_y"]), minlength=read.tree.n_classes).tolist()
+        ),
+        converted={rule: n for rule, n in read.converted.items() if n},
+        skipped=read.skipped,
         mean=mean,
         std=std,
         flip=flip,

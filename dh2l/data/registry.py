@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
-from dh2l.data.cars import WHERE_CARS, read_cars
-from dh2l.data.cifar import read_cifar
-from dh2l.data.cub import read_cub200
-from dh2l.data.planted import Planted, planted
-from dh2l.data.sources import ImageFiles, Images, Report, read_digits
+from dh2l.data.images import ImageFiles, Images, Report, read_digits
+from dh2l.data.sources.cars import WHERE_CARS, read_cars
+from dh2l.data.sources.cifar import read_cifar
+from dh2l.data.sources.cub import read_cub200
+from dh2l.data.sources.planted import Planted, planted
 from dh2l.errors import UserError
 
 Read = Callable[[Path | None, Path, Report], Images | ImageFiles]
@@ -58,7 +58,9 @@ def check_name(name: str) -> None:
             "the first a letter or digit"
         )
     if name in RESERVED:
-        raise UserError(f"{name!r} cannot name a data set, as the folder of that name holds downloads")
+        raise UserError(
+            f"{name!r} cannot name a data set, as the folder of that name holds downloads"
+        )
 
 
 class Settings(TypedDict, total=False):
@@ -76,8 +78,12 @@ class Settings(TypedDict, total=False):
 @overload
 def register(name: str, read: Read, **settings: Unpack[Settings]) -> Read: ...
 @overload
-def register(name: str, read: None = None, **settings: Unpack[Settings]) -> Callable[[Read], Read]: ...
-def register(name: str, read: Read | None = None, **settings: Unpack[Settings]) -> Read | Callable[[Read], Read]:
+def register(
+    name: str, read: None = None, **settings: Unpack[Settings]
+) -> Callable[[Read], Read]: ...
+def register(
+    name: str, read: Read | None = None, **settings: Unpack[Settings]
+) -> Read | Callable[[Read], Read]:
     """Give a data set a name, so that `prepare` knows how to read it; also a decorator of its reader.
 
         @register("stars", flip=True, crop_padding=4)
@@ -118,16 +124,27 @@ def _called(read: Read) -> tuple[object, object]:
 def register_planted(name: str, settings: Planted) -> None:
     """Give a planted hierarchy of these settings a name."""
     register(
-        name, partial(_read_planted, settings), flip=False, crop_padding=1, downloads=True, comes_with="this project"
+        name,
+        partial(_read_planted, settings),
+        flip=False,
+        crop_padding=1,
+        downloads=True,
+        comes_with="this project",
     )
 
 
-def _read_planted(settings: Planted, _source: Path | None, _downloads: Path, _report: Report) -> Images:
+def _read_planted(
+    settings: Planted, _source: Path | None, _downloads: Path, _report: Report
+) -> Images:
     return planted(settings)
 
 
-register("digits", read_digits, flip=False, crop_padding=1, downloads=True, comes_with="scikit-learn")
-register_planted("planted", Planted(branching=(20, 5), n_test=10))  # setting C of docs/planted.md
+register(
+    "digits", read_digits, flip=False, crop_padding=1, downloads=True, comes_with="scikit-learn"
+)
+register_planted(
+    "planted", Planted(branching=(20, 5), n_test=10)
+)  # setting C of docs/explanation/planted-data.md
 register("cifar10", partial(read_cifar, "cifar10"), crop_padding=4, downloads=True)
 register("cifar100", partial(read_cifar, "cifar100"), crop_padding=4, downloads=True)
 register("cub200", read_cub200, downloads=True, shorter_side=256, crop=224)

@@ -1,17 +1,32 @@
 """The split of the training set into what is trained on and what a configuration is chosen by."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from dh2l.errors import DataError, UserError
+from dh2l.wording import counted
 
 Index = npt.NDArray[np.int64]
 
 
-def stratified_split(labels: npt.NDArray[np.integer], fraction: float, seed: int) -> tuple[Index, Index]:
+def held_out(n: int, fraction: float) -> int:
+    """How many of a class's images go to validation: at least 1 and at most n − 1."""
+    return min(max(round(fraction * n), 1), n - 1)
+
+
+def too_small(name: str, n: int) -> str:
+    """Sentence for a class that cannot be split."""
+    return f"class {name} has {counted(n, 'training image')}, but a validation split needs at least 2 of each class"
+
+
+def stratified_split(
+    labels: npt.NDArray[np.integer], fraction: float, seed: int, names: Sequence[str] = ()
+) -> tuple[Index, Index]:
     """Split positions into training and validation, the same share of every class.
 
-    A class of n images gives round(fraction · n) of them to validation, at least 1 and at most n − 1.
+    A class of n images gives round(fraction · n) of them to validation, or as near to that as `held_out` can be.
     Which ones depends on the seed, the class and n alone, so it is the same on every machine: each class
     has its own PCG64 stream, whose raw output NumPy promises not to change.
 
@@ -19,6 +34,7 @@ def stratified_split(labels: npt.NDArray[np.integer], fraction: float, seed: int
         labels: class indices 0 … C − 1, shape ``(N,)``.
         fraction: share of validation, between 0 and 1, both excluded.
         seed: a non-negative integer.
+        names: of the classes, for messages; default: their numbers.
 
     Returns:
         Two ascending arrays of positions, ``(train_index, validation_index)``; together ``range(N)``.
@@ -28,7 +44,9 @@ def stratified_split(labels: npt.NDArray[np.integer], fraction: float, seed: int
         DataError: the labels are no class indices, or a class has fewer than 2 images.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"the validation fraction must lie between 0 and 1, both excluded, but is {fraction}")
+        raise UserError(
+            f"the validation fraction must lie between 0 and 1, both excluded, but is {fraction}"
+        )
     if seed < 0:
         raise UserError(f"the seed of the validation split must not be negative, but is {seed}")
     labels = np.asarray(labels)
@@ -36,18 +54,20 @@ def stratified_split(labels: npt.NDArray[np.integer], fraction: float, seed: int
         raise DataError(
             "labels must be a non-empty vector of class indices 0, 1, …, "
             f"but have shape {labels.shape} and type {labels.dtype}"
-            + (", with a negative one" if labels.size and labels.dtype.kind == "i" and labels.min() < 0 else "")
+            + (
+                ", with a negative one"
+                if labels.size and labels.dtype.kind == "i" and labels.min() < 0
+                else ""
+            )
         )
     in_validation = np.zeros(labels.size, dtype=np.bool_)
     for label, count in enumerate(np.bincount(labels)):
         n = int(count)
         if n < 2:
-            raise DataError(
-                f"class {label} has {n} training image{'' if n == 1 else 's'}, "
-                "but a validation split needs at least 2 of each class"
-            )
-        held_out = min(max(round(fraction * n), 1), n - 1)
+            raise DataError(too_small(names[label] if label < len(names) else str(label), n))
         stream = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(label,)))
-        drawn = np.argsort(stream.random_raw(n), kind="stable")[:held_out]
+        drawn = np.argsort(stream.random_raw(n), kind="stable")[: held_out(n, fraction)]
         in_validation[np.flatnonzero(labels == label)[drawn]] = True
-    return np.flatnonzero(~in_validation).astype(np.int64), np.flatnonzero(in_validation).astype(np.int64)
+    return np.flatnonzero(~in_validation).astype(np.int64), np.flatnonzero(in_validation).astype(
+        np.int64
+    )

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from dh2l.errors import UserError
-from study.cli.common import (
+from study.cli.console import SOME_FAILED, out, print_json
+from study.cli.options import (
     DATA,
     RESULTS,
-    SOME_FAILED,
     AddressOption,
     DataOption,
     JsonOption,
@@ -23,20 +24,19 @@ from study.cli.common import (
     SetOption,
     StudyArgument,
     load_plugins,
-    out,
-    print_json,
 )
-from study.places import Places
+from study.cli.terminal_tables import print_grid
+from study.records.paths import Places
+from study.tracking.uri import store_name
 
 if TYPE_CHECKING:
     from dh2l.plugins import Plugin
-    from study.diagnosis import Finding
-    from study.health import Asked
+    from study.doctor.facts import NodeFacts, NodeQuery
+    from study.doctor.findings import Finding
+    from study.execution.ray_backend import Node
 
 SIGNS = {"ok": "[green]✓[/green]", "warning": "[yellow]![/yellow]", "failed": "[red]✗[/red]"}
 SUMMARY = {"ok": "all well", "warning": "well, with warnings", "failed": "not well"}
-WIDEST = 1000
-"""Characters of the table: a narrow terminal wraps its lines rather than lose findings."""
 
 
 def doctor(
@@ -47,25 +47,38 @@ def doctor(
     data: DataOption = DATA,
     address: AddressOption = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Wait up to five minutes until so many nodes have joined the cluster.")
+        int | None,
+        typer.Option(
+            min=1, help="Wait up to five minutes until so many nodes have joined the cluster."
+        ),
     ] = None,
-    track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Try the MLflow store too.")] = True,
+    track: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Try the MLflow store too.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether this machine, or every node of a cluster, has what a study needs, and how to mend what is missing."""
-    from study import diagnosis
-    from study.health import Asked
-    from study.studyfile import find_study
+    from study.doctor import findings as diagnosis
+    from study.doctor.facts import NodeQuery
+    from study.spec.study_file import find_study
 
     places = Places.of(results, data)
     plugins = load_plugins(plugin)
-    if nodes and not address:
-        raise UserError("--nodes counts the nodes of a cluster; give its --address too, or leave --nodes out")
-    asked = Asked(places, find_study(study, set_).datasets, "this machine")
-    findings = _of_cluster(asked, address, nodes, plugins) if address else _of_driver(asked)
+    if nodes and address is None:
+        raise UserError(
+            "--nodes counts the nodes of a cluster; give its --address too, or leave --nodes out"
+        )
+    asked = NodeQuery(places, find_study(study, set_).datasets, "this machine")
+    findings = (
+        _of_cluster(asked, address, nodes, plugins) if address is not None else _of_driver(asked)
+    )
     if track:
-        findings.append(diagnosis.of_tracking(findings[0].node, places.store_name, _tracking_problem(places)))
-    worst = diagnosis.worst(findings)
+        findings.append(
+            diagnosis.diagnose_tracking(
+                findings[0].node, store_name(places), _tracking_problem(places)
+            )
+        )
+    worst = diagnosis.worst_severity(findings)
     if as_json:
         print_json({"outcome": worst, "nodes": _by_node(findings)})
     else:
@@ -74,37 +87,52 @@ def doctor(
         raise typer.Exit(SOME_FAILED)
 
 
-def _of_driver(asked: "Asked") -> list["Finding"]:
-    from study.diagnosis import of_machine
-    from study.health import look
+def _of_driver(asked: "NodeQuery") -> list["Finding"]:
+    from study.doctor.facts import collect_facts
+    from study.doctor.findings import diagnose_node
 
-    return of_machine(look(asked), asked)
+    return diagnose_node(collect_facts(asked), asked)
 
 
-def _of_cluster(asked: "Asked", address: str, nodes: int | None, plugins: tuple["Plugin", ...]) -> list["Finding"]:
-    from study import diagnosis
-    from study.cluster import ask_nodes
-    from study.health import look
+def _of_cluster(
+    asked: "NodeQuery", address: str, nodes: int | None, plugins: tuple["Plugin", ...]
+) -> list["Finding"]:
+    from study.doctor import findings as diagnosis
+    from study.doctor.facts import collect_facts
+    from study.execution.ray_backend import run_on_every_node
 
     asked = replace(asked, node="driver")
-    driver = look(asked)
-    findings = diagnosis.of_machine(driver, asked)
-    with _note(asked.places, usable=not driver.results) as note:
-        answers = ask_nodes(replace(asked, note=note), address, nodes, plugins)
+    driver = collect_facts(asked)
+    findings = diagnosis.diagnose_node(driver, asked)
+    with _note(asked.paths, usable=not driver.results) as note:
+        collect = partial(_look_on, replace(asked, marker=note))
+        answers = run_on_every_node(collect, address, nodes, plugins)
     if nodes and len(answers) < nodes:
-        findings.append(diagnosis.of_absence(asked.node, len(answers), nodes))
-    for own, found in answers:
+        findings.append(diagnosis.missing_nodes(asked.node, len(answers), nodes))
+    for node, found in answers:
         if isinstance(found, str):
-            findings.append(diagnosis.of_silence(own.node, found))
+            findings.append(diagnosis.unreachable_node(node.name, found))
         else:
-            findings += diagnosis.of_machine(found, own, driver)
+            findings += diagnosis.diagnose_node(found, _asked_of(asked, node), driver)
     return findings
+
+
+def _asked_of(asked: "NodeQuery", node: "Node") -> "NodeQuery":
+    return replace(
+        asked, node=node.name, ray_folder=node.ray_folder, gpus=node.gpus, verify_data=False
+    )
+
+
+def _look_on(asked: "NodeQuery", node: "Node") -> "NodeFacts":
+    from study.doctor.facts import collect_facts
+
+    return collect_facts(_asked_of(asked, node))
 
 
 @contextmanager
 def _note(places: Places, *, usable: bool) -> Iterator[str | None]:
     """The name of something left among the results while nodes look for it; nothing where they cannot be written."""
-    from dh2l.atomic import remove_folder, write_atomically
+    from dh2l.io.files import remove_folder, write_atomically
 
     if not usable:
         yield None
@@ -118,7 +146,7 @@ def _note(places: Places, *, usable: bool) -> Iterator[str | None]:
 
 
 def _tracking_problem(places: Places) -> str:
-    from study.tracking import probe
+    from study.tracking.operations import probe
 
     try:
         probe(places)
@@ -130,22 +158,26 @@ def _tracking_problem(places: Places) -> str:
 def _by_node(findings: list["Finding"]) -> dict[str, dict[str, Any]]:
     nodes: dict[str, dict[str, Any]] = {}
     for f in findings:
-        nodes.setdefault(f.node, {})[f.check] = {"outcome": f.outcome, "found": f.found, "problem": f.problem}
+        nodes.setdefault(f.node, {})[f.check] = {
+            "outcome": f.severity,
+            "found": f.found,
+            "problem": f.problem,
+        }
     return nodes
 
 
 def _print(findings: list["Finding"]) -> None:
     """The table, node by check, then a line for everything that is not well."""
-    from study.diagnosis import CHECKS, worst
+    from study.doctor.findings import CHECKS, worst_severity
 
     checks = [check for check in CHECKS if any(f.check == check for f in findings)]
-    table = Table("node", *checks, box=None)
+    rows: list[list[str | Text]] = []
     for node, found in _by_node(findings).items():
         cells = [found.get(check) for check in checks]
-        table.add_row(node, *(f"{SIGNS[c['outcome']]} {escape(c['found'])}" if c else "–" for c in cells))
-    table.width = out.measure(table, options=out.options.update(width=WIDEST)).maximum
-    out.print(table)
+        row = [f"{SIGNS[c['outcome']]} {escape(c['found'])}" if c else "–" for c in cells]
+        rows.append([node, *map(Text.from_markup, row)])
+    print_grid(["node", *checks], rows, keys=1)
     for f in findings:
         if f.problem:
-            out.print(f"{SIGNS[f.outcome]} {escape(f'{f.node}, {f.check}: {f.problem}')}")
-    out.print(SUMMARY[worst(findings)])
+            out.print(f"{SIGNS[f.severity]} {escape(f'{f.node}, {f.check}: {f.problem}')}")
+    out.print(SUMMARY[worst_severity(findings)])

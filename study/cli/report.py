@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli.common import (
+from study.cli.console import err, out
+from study.cli.options import (
     DATA,
     RESULTS,
     DataOption,
@@ -15,17 +16,18 @@ from study.cli.common import (
     ResultsOption,
     SetOption,
     StudyArgument,
-    err,
     load_plugins,
-    load_standing,
-    out,
+    load_state,
 )
-from study.places import Places
+from study.records.paths import Places
+from study.tracking.uri import store_exists
 
 if TYPE_CHECKING:
-    from study.states import Standing
+    from study.state.results import StudyResults
 
-ReportOption = Annotated[bool, typer.Option("--report", help="Write the study's report too, as `report` does.")]
+ReportOption = Annotated[
+    bool, typer.Option("--report", help="Write the study's report too, as `report` does.")
+]
 
 
 def report(
@@ -35,29 +37,35 @@ def report(
     results: ResultsOption = RESULTS,
     data: DataOption = DATA,
     track: Annotated[
-        bool, typer.Option("--mlflow/--no-mlflow", help="Log it to MLflow with the study, where there is a store.")
+        bool,
+        typer.Option(
+            "--mlflow/--no-mlflow", help="Log it to MLflow with the study, where there is a store."
+        ),
     ] = True,
 ) -> None:
     """Write one HTML page about a study from the records: tables, figures, failures, provenance."""
+    from study.spec.study_file import claim_name
+    from study.state.results import StudyResults
+
     places = Places.of(results, data)
     load_plugins(plugin)
-    now = load_standing(study, set_, places)
+    state = load_state(study, set_, places, check_arrays=True)
     places.require_writable()
-    places.claim_name(now.plan.name, now.plan.file.document.path)
-    path = write_report(now, places, track=track and places.has_store)
+    claim_name(state.plan.file, places)
+    path = write_report(StudyResults(state), places, track=track and store_exists(places))
     out.print(f"report: {path}", markup=False)
 
 
-def write_report(now: "Standing", places: Places, *, track: bool) -> Path:
+def write_report(results: "StudyResults", places: Places, *, track: bool) -> Path:
     """Write the page beside the table; a store of MLflow that refuses it costs a warning, not the page."""
-    from study.report import save_report
+    from study.reporting.html import save_report
 
-    path = save_report(now, places.table(now.plan.name))
+    path = save_report(results, places.table(results.plan.name))
     if track:
-        from study.tracking import log_report
+        from study.tracking.operations import log_report
 
         try:
-            log_report(now, places, path)
+            log_report(results, places, path)
         except UserError as error:
             err.print(f"[yellow]warning:[/yellow] the report is written, but {escape(str(error))}")
     return path

@@ -1,0 +1,138 @@
+"""Configuration of one trial: the data set, model, regularisers and seed to train.
+
+A config is frozen and validated. Its **identity** is a readable prefix and a hash over the fields
+that are active and differ from their defaults; two configs that train the same numbers share it.
+"""
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from dh2l.config import identity
+from dh2l.config.conditions import WEIGHTS, is_active
+from dh2l.config.fields import ConfigFields, positive
+from dh2l.errors import UserError
+from dh2l.io.validation import FieldError, validate
+from dh2l.registry.register import regulariser_of, reserve_fields
+from dh2l.tree import ClassTree
+from dh2l.wording import counted
+
+
+class TrainConfig(ConfigFields):
+    """Everything with numeric meaning for one trial. D# names a decision where the paper is silent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_regularisers(cls, values: Any) -> Any:
+        """Move the fields of registered regularisers, which are written beside the others, to their place."""
+        if not isinstance(values, dict):
+            return values
+        own = {key: value for key, value in values.items() if regulariser_of(str(key))}
+        if not own:
+            return values
+        rest = {key: value for key, value in values.items() if key not in own}
+        return rest | {"regularisers": {**values.get("regularisers", {}), **own}}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.hierarchical:
+            for field in WEIGHTS["H"]:
+                if positive(getattr(self, field)):
+                    raise ValueError(
+                        f"{field} is {getattr(self, field)}, but the classifier is plain: "
+                        f"set classifier: hierarchical (an H arm), or leave {field} out"
+                    )
+        if self.hierarchical and self.radius == "unit" and self.lambda_c1:
+            raise ValueError(
+                "lambda_c1 has no effect with radius: unit, where all radii are constants; set it to 0"
+            )
+        if self.schedule != "steps" and self.warmup_epochs >= self.epochs:
+            raise FieldError(
+                ("warmup_epochs",),
+                f"warmup_epochs is {self.warmup_epochs}, but schedule: {self.schedule} needs fewer than the "
+                f"{counted(self.epochs, 'epoch')}; lower it",
+            )
+        if is_active(self, "lr_final") and self.lr_final > self.lr:
+            raise FieldError(
+                ("lr_final",), f"lr_final is {self.lr_final}, but must be at most lr, {self.lr}"
+            )
+        if self.nesterov and not self.momentum:
+            raise FieldError(
+                ("nesterov",),
+                "nesterov needs a momentum above 0; set momentum, or leave nesterov out",
+            )
+        if self.weights is not None and not self.weights:
+            raise ValueError("weights is empty; give imagenet or a file, or leave it out")
+        if is_active(self, "metric") and self.metric is None:
+            raise ValueError(
+                "E and H need a metric, but none is given; for instance metric: cos_hm"
+            )
+        if is_active(self, "conv_metric") and self.conv_penalty is None:
+            raise ValueError(
+                "E on the convolutions needs a metric or a conv_metric; for instance metric: cos_hm"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Validate plain values, e.g. from a file.
+
+        Raises:
+            UserError: one sentence per mistake, with the nearest valid names.
+        """
+        return validate(cls, values)
+
+    @property
+    def tree_file(self) -> str | None:
+        """The class tree to read instead of the data set's own: a shipped one's name, or a file."""
+        return None if self.tree == "shuffled" else self.tree
+
+    def training_tree(self, own: ClassTree) -> ClassTree:
+        """Return the class tree that a trial trains by; a plain classifier trains by none, and keeps the own one.
+
+        Args:
+            own: the data set's own class tree, or the one that was read instead.
+
+        Raises:
+            UserError: shuffling it changes nothing.
+        """
+        return (
+            own.shuffled(self.tree_seed) if self.tree == "shuffled" and self.hierarchical else own
+        )
+
+    def level_weights(self, depth: int) -> tuple[float, ...]:
+        """λ_l for the levels 1..depth.
+
+        Raises:
+            UserError: a list of another length than the tree is deep.
+        """
+        if not isinstance(self.lambda_l, tuple):
+            return (self.lambda_l,) * depth
+        if len(self.lambda_l) != depth:
+            raise UserError(
+                f"lambda_l is a list of {counted(len(self.lambda_l), 'value')}, "
+                f"but the class tree of {self.dataset} has {counted(depth, 'level')}"
+            )
+        return self.lambda_l
+
+    def flat(self) -> dict[str, Any]:
+        """Every field as JSON has it, those of regularisers beside the others."""
+        return flat(self.model_dump(mode="json"))
+
+    def canonical(self) -> dict[str, Any]:
+        """The active fields that differ from their defaults: `dh2l.config.identity.canonical`."""
+        return identity.canonical(self)
+
+    @property
+    def identity(self) -> str:
+        """Name of the trial: `dh2l.config.identity.identity`."""
+        return identity.identity(self)
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """A config's values as a record has them, with the fields of regularisers beside the others."""
+    fields: dict[str, Any] = values.get("regularisers", {})
+    return {key: value for key, value in values.items() if key != "regularisers"} | fields
+
+
+reserve_fields(TrainConfig.model_fields)

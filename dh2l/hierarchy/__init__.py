@@ -1,0 +1,1 @@
+"""Classifier on spheres, its regulariser R and the constraints between spheres."""

@@ -1,0 +1,1 @@
+"""Backbones, the network of a trial, and pretrained weights."""

@@ -1,0 +1,1 @@
+"""Regularisers of a network's weight vectors, built-in and registered."""

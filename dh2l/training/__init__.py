@@ -1,0 +1,1 @@
+"""Training of one trial: objective, step, evaluation, checkpoint, epochs."""

@@ -1,0 +1,1 @@
+"""Numbers from results: tidy frames, intervals, tests, comparisons."""

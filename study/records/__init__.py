@@ -1,0 +1,1 @@
+"""Everything a study keeps on disk: paths, records, leases, provenance."""

@@ -1,0 +1,1 @@
+"""Results for readers: tables, exports, figures, the HTML report."""

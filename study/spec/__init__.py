@@ -1,0 +1,1 @@
+"""Study files, validated and expanded to plans of trials."""

@@ -1,0 +1,1 @@
+"""The state of a study: its plan compared with its records."""

@@ -1,0 +1,1 @@
+"""MLflow: results as runs, tags and saved views."""
