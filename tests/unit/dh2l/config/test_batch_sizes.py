@@ -13,10 +13,7 @@ from dh2l.data import Manifest, load, prepare
 from dh2l.data.manifest import MANIFEST
 from dh2l.data.reader import with_train_sizes
 from dh2l.errors import DataError, UserError
-from dh2l.registry.entries import MODELS, Model
 from dh2l.training.batches import make_splits
-from study.execution.trial import train_one_step
-from study.records.paths import Places
 from study.spec.plan import make_plan
 from study.spec.study_file import StudyFile
 
@@ -54,22 +51,6 @@ def test_one_image_alone_is_refused_with_sizes_that_train(
         check_batches(config.model_copy(update={field: int(size)}), N, (8, 8, 3))
     with pytest.raises(UserError, match="leave one image alone"):  # nor does a trainer begin
         run(config)
-
-
-def test_what_is_refused_is_what_batch_norm_refuses_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("dh2l.training.trainer.check_batches", lambda *_: None)
-    fails = tiny_config(model="resnet18", epochs=1, batch_size=34)
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        run(fails)
-    for values in ({"model": "resnet20"}, {"model": "resnet18", "batch_size": 33}):
-        config = tiny_config(**{"batch_size": 34, "epochs": 1, "lr": 1e-4, **values})
-        check_batches(config, N, (8, 8, 3))
-        run(config)
-    check_batches(fails, N, (33, 8, 3))  # two pixels are two values
-    with pytest.raises(UserError, match="leave one image alone"):
-        check_batches(tiny_config(batch_size=34), N, (4, 4, 3))
 
 
 @pytest.mark.parametrize("values", [{}, {"protocol": "paper"}, {"validation_fraction": 0.5}])
@@ -133,25 +114,3 @@ def test_sizes_of_classes_are_counted_for_a_manifest_of_an_earlier_time(tmp_path
     labels = tmp_path / "digits" / "train_y.npy"
     labels.write_bytes(labels.read_bytes()[:-8] + b"\xff" * 8)
     assert with_train_sizes(earlier, tmp_path) == earlier
-
-
-def test_a_check_takes_a_step_with_the_last_batch_too(
-    places: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = MODELS["resnet18"]
-    monkeypatch.setitem(
-        MODELS, "resnet18", Model("resnet18", own.build, 18)
-    )  # as of a user's model nothing is known
-    data = load("digits", places.data)
-    n = n_training_images(tiny_config(), data.manifest)
-    assert n is not None
-    config = tiny_config(dataset="digits", model="resnet18", batch_size=n - 1)
-    failure = train_one_step(config, places, device="cpu", threads=1)
-    assert failure is not None
-    assert "Expected more than 1 value per channel" in failure.message
-    assert (
-        train_one_step(
-            config.model_copy(update={"batch_size": n - 2}), places, device="cpu", threads=1
-        )
-        is None
-    )

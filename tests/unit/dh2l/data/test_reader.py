@@ -161,7 +161,7 @@ def test_an_edited_statistic_is_found_by_verify(root: Path) -> None:
         ({"version": 2}, "version 2"),
         ({"n_train": "many"}, "n_train"),
         ({"classes": [["a"], ["b"]]}, "tree_hash"),
-        ({"classes": []}, "at least one class"),
+        ({"classes": []}, "no class; expected at least one"),
         ({"mean": [0.5]}, "one number per channel"),
         ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, "files must be"),
         ({"extra": 1}, "extra"),

@@ -1,6 +1,6 @@
 """R_p and R_c against plain loops, and what must hold of them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from itertools import combinations
 
 import pytest
@@ -256,15 +256,4 @@ def test_nothing_waits_for_the_gpu(centres: CentreMode, radius: RadiusMode) -> N
         total = step()
     torch.testing.assert_close(
         total.cpu(), everything(classifier.cpu(), labels.cpu(), "gm").detach()
-    )
-
-
-@pytest.mark.parametrize(("centres", "radius"), MODES[::2] + MODES[3:4])
-def test_the_terms_are_one_graph(centres: CentreMode, radius: RadiusMode) -> None:
-    """No graph break, hence nothing that depends on values, or that reads them back to the host."""
-    classifier = make(DEEP, centres, radius).float()
-    labels = torch.tensor([0, 4, 2, 8])
-    compiled: Callable[..., Tensor] = torch.compile(everything, backend="eager", fullgraph=True)
-    torch.testing.assert_close(
-        compiled(classifier, labels, "cos_hm"), everything(classifier, labels, "cos_hm")
     )

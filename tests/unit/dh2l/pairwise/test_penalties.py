@@ -491,18 +491,6 @@ def test_half_precision_is_promoted_and_autocast_is_kept_out(name: str, dtype: t
         assert torch.equal(clamped_pairs(name, W.float()), clamped_pairs(name, W))
 
 
-@pytest.mark.parametrize("name", ["angular2", "hamming_ternary", "gm", "gm_cos", "cos_hm_arccos"])
-def test_the_penalty_and_its_gradient_compile_to_one_graph_that_waits_for_no_value(
-    name: str,
-) -> None:
-    torch.compiler.reset()  # compiled code for one key must not count against the next
-    compiled = torch.compile(pairwise_penalty, backend="eager", fullgraph=True)
-    W = normal(3, 4).requires_grad_()
-    penalty = compiled(name, W)
-    assert torch.equal(penalty, pairwise_penalty(name, W))
-    assert torch.equal(torch.autograd.grad(penalty.sum(), W)[0], gradient(name, W))
-
-
 @pytest.mark.parametrize("function", [pairwise_penalty, clamped_pairs])
 def test_mistakes_are_told_in_a_sentence(function: Callable[..., Tensor]) -> None:
     with pytest.raises(UserError, match=r"unknown metric 'cosin'; did you mean 'cosine'"):

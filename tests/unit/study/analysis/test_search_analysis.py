@@ -1,7 +1,6 @@
 """What a search says beside its winners: responses, importance, the Pareto front."""
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_fixtures import (
-    CommandLine,
     candidate_configs,
     done,
     places_in,
@@ -192,36 +190,3 @@ def test_what_nothing_dominates_is_the_front_by_its_definition(
             b for b in points if (b[0] > a[0] and b[1] <= a[1]) or (b[0] >= a[0] and b[1] < a[1])
         ]
         assert (a in front) == (not worse)
-
-
-def test_the_command_shows_what_matters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shell = CommandLine(monkeypatch, capsys, places_in(tmp_path))
-    source = random.Random(0)  # noqa: S311 not secret
-    path = tmp_path / "grid.yaml"
-    path.write_text(
-        GRID.replace("grid: [0.1, 1, 10]", "grid: [0.1, 0.2, 0.4, 0.8, 1, 2, 4, 8]"),
-        encoding="utf-8",
-    )
-    _, planned_json, _ = shell("plan", path, "--json")
-    store = RecordStore(shell.places.trials)
-    for trial in json.loads(planned_json)["trials"]:
-        config = next(c for c in _configs(path, shell) if c.identity == trial["identity"])
-        store.write(done(config, 90, 40 + 5 * config.lambda_e + source.random()))
-    code, text, error = shell("importance", path)
-    assert (code, error) == (0, "")
-    assert text.startswith(
-        "grid: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where noise"
-    )
-    assert "0.1 to 0.2: 4" in text
-    assert "learned: 8" in text
-    assert shell.mistake("importance", "planted").startswith("planted has nothing searched so far")
-
-
-def _configs(path: Path, shell: CommandLine) -> list[TrainConfig]:
-    from study.state.load import open_study
-
-    return list(
-        open_study(str(path), None, shell.places, note=print, warn=print).plan.choosing.values()
-    )

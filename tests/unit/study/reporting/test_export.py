@@ -307,7 +307,7 @@ def test_a_damaged_copy_of_a_manifest_is_a_sentence(shell: CommandLine) -> None:
 
 def test_extends_cannot_be_set_from_the_command_line(shell: CommandLine) -> None:
     assert shell.mistake("plan", "quickstart", "--set", "extends=planted").startswith(
-        "--set extends: what a study"
+        "--set extends: only a file can extend a study"
     )
 
 
