@@ -29,7 +29,7 @@ quickstart: $(USER)
 check: lint types imports
 	$(PYTEST) tests/unit
 
-test: lint types imports
+test: lint types imports docs
 	$(PYTEST)
 
 docs: $(DEV)
