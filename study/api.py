@@ -37,7 +37,7 @@ def run(
     track: bool = True,
     **options: Any,
 ) -> RunOutcome:
-    """Train what a study misses, as the command `run` does. Run again, it trains only what is missing.
+    """Train what a study misses, as the command `run` does. Run again, it trains what is missing.
 
     Args:
         study: a shipped study's name, or a file.
@@ -52,8 +52,8 @@ def run(
         How the run ended, and the evaluated study.
 
     Raises:
-        UserError: a mistake in the study or the options, data that are not prepared, a check that failed, or a
-            cluster that cannot be reached.
+        UserError: a mistake in the study or the options, data that are not prepared, a check that
+            failed, or a cluster that cannot be reached.
     """
     from study.execution.run import RunOptions, run_study
 
@@ -239,7 +239,8 @@ def _words(name: str, words: Sequence[str | Path]) -> list[Any]:
 
     if isinstance(words, (str, os.PathLike)):
         raise UserError(
-            f"{name} is the string {str(words)!r}; expected a list of strings. Pass [{str(words)!r}]"
+            f"{name} is the string {str(words)!r}; expected a list of strings. Pass "
+            f"[{str(words)!r}]"
         )
     return list(words)
 

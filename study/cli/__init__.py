@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Compare regularisers on hierarchies of hyperspheres: from a study file to an accuracy table.",
+    help="Compare regularisers on hierarchies of hyperspheres: from study file to accuracy table.",
     epilog=examples(
         "dh2l-study list",
         "dh2l-study run quickstart",
@@ -123,7 +123,7 @@ def _options(
 
 
 def _widen_help() -> None:
-    """Let help and usage errors that go to a pipe or file have their full width, because a narrow one cuts names."""
+    """Print help and usage errors at full width to pipes and files; a narrow one cuts names."""
     asked = len(sys.argv) == 1 or bool({"-h", "--help"} & set(sys.argv))
     if not (sys.stdout if asked else sys.stderr).isatty():
         os.environ.setdefault(
@@ -157,7 +157,8 @@ def main() -> None:
         )
         what = _plugin_line(error) + what
         err.print(
-            f"[bold red]error:[/bold red] {escape(what)}; mend it and run the same command again: records stay"
+            f"[bold red]error:[/bold red] {escape(what)}; mend it and run the same command again: "
+            "records stay"
         )
         sys.exit(MISTAKE)
     except Exception as error:
@@ -170,7 +171,7 @@ def main() -> None:
 
 
 def _plugin_line(error: Exception) -> str:
-    """The line of a user's code through which an error came; empty where it came through none."""
+    """Return the line of a user's code through which an error came, or an empty string."""
     from dh2l.plugins import plugin_location
 
     return plugin_location(error)

@@ -38,7 +38,7 @@ def compare(
     data: DataOption = DATA,
     csv: CsvOption = False,
 ) -> None:
-    """Set two arms of a study side by side, wherever they differ in nothing else. Explores; tests nothing."""
+    """Compare two arms of a study wherever they differ in nothing else. Explores; tests nothing."""
     from study.analysis.arm_comparison import compare_frame
     from study.cli.terminal_tables import print_parts
     from study.reporting.tables import interval, signed
@@ -58,7 +58,9 @@ def compare(
             pair["column"],
             _mean(pair["first"], pair["n_first"]),
             _mean(pair["second"], pair["n_second"]),
-            f"{signed(pair['difference'])} {interval(pair['low'], pair['high'], sign=True)}".strip(),
+            " ".join(
+                [signed(pair["difference"]), interval(pair["low"], pair["high"], sign=True)]
+            ).strip(),
             interval(pair["images_low"], pair["images_high"], sign=True),
             signed(pair["super_difference"]),
             signed(pair["severity_difference"]),
@@ -67,11 +69,14 @@ def compare(
         for pair in frame.to_dict("records")
     ]
     print_parts(
-        f"{evaluated.plan.name}: {second} less {first}. Accuracies in percent, differences in points.",
+        f"{evaluated.plan.name}: {second} less {first}. Accuracies in percent, differences in "
+        "points.",
         table,
-        "This explores: no test is made, and no interval is adjusted for the number of pairs. The table's own test of "
+        "This explores: no test is made, and no interval is adjusted for the number of pairs. The "
+        "table's own test of "
         "each cell is the one against its reference.\n"
-        "Intervals: Welch's t over seeds; over test images a bootstrap with the networks as they are.",
+        "Intervals: Welch's t over seeds; over test images a bootstrap with the networks as they "
+        "are.",
     )
 
 
@@ -83,7 +88,7 @@ def importance(
     data: DataOption = DATA,
     csv: CsvOption = False,
 ) -> None:
-    """Say which searched fields matter, how the score answers to each, and what is Pareto-optimal."""
+    """Show which searched fields matter, how the score answers to each, and the Pareto front."""
     from dh2l.errors import UserError
     from study.analysis.search_analysis import importance_frame, pareto_frame, response_frame
     from study.cli.terminal_tables import print_parts
@@ -95,7 +100,8 @@ def importance(
     frame = importance_frame(evaluated)
     if frame.empty:
         raise UserError(
-            f"{evaluated.plan.name} has nothing searched so far, so no field can matter; `plan` shows its trials"
+            f"{evaluated.plan.name} has nothing searched so far, so no field can matter; `plan` "
+            "shows its trials"
         )
     if csv:
         out.print(frame.to_csv(index=False), end="", markup=False)
@@ -108,7 +114,8 @@ def importance(
         rows.append([*place, told, str(line["candidates"]), _best(responses[same])])
     settings = evaluated.study
     parts: list[str | list[list[str]]] = [
-        f"{evaluated.plan.name}: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where "
+        f"{evaluated.plan.name}: the fields' shares of what explains the scores (fANOVA). They "
+        "sum to 1 also where "
         "noise is all there is: look at the scores beside them. "
         f"The score: {RULES[settings.rule]}.",
         [
@@ -141,7 +148,7 @@ def _mean(accuracy: float, n: int) -> str:
 
 
 def _best(responses: "pd.DataFrame") -> str:
-    """The best score at each value of a field; of many numbers, in each quarter of them."""
+    """Return the best score at each value of a field, or in each quarter of many numbers."""
     done = responses.dropna(subset="score")
     if done.empty:
         return ""

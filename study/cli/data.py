@@ -115,6 +115,6 @@ def _describe(manifest: "Manifest") -> str:
     mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
     return (
         f"{manifest.name}: {manifest.n_train} training and {manifest.n_test} test images of "
-        f"{height}×{width}×{channels}{out_of}, classes {levels}, mean {mean}, std {std}, hash {manifest.data_hash[:12]}"
-        + (f", converted: {converted}" if converted else "")
+        f"{height}×{width}×{channels}{out_of}, classes {levels}, mean {mean}, std {std}, hash "
+        f"{manifest.data_hash[:12]}" + (f", converted: {converted}" if converted else "")
     )

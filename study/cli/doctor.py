@@ -57,7 +57,7 @@ def doctor(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether this machine, or every node of a cluster, has what a study needs, and how to mend what is missing."""
+    """Check that this machine, or every node of a cluster, has what a study needs."""
     from study.doctor import findings as diagnosis
     from study.doctor.facts import NodeQuery
     from study.spec.study_file import find_study
@@ -131,7 +131,7 @@ def _look_on(asked: "NodeQuery", node: "Node") -> "NodeFacts":
 
 @contextmanager
 def _note(places: Places, *, usable: bool) -> Iterator[str | None]:
-    """The name of something left among the results while nodes look for it; nothing where they cannot be written."""
+    """Write a file among the results while nodes look for it; yield None if that fails."""
     from dh2l.io.files import remove_folder, write_atomically
 
     if not usable:
@@ -167,7 +167,7 @@ def _by_node(findings: list["Finding"]) -> dict[str, dict[str, Any]]:
 
 
 def _print(findings: list["Finding"]) -> None:
-    """The table, node by check, then a line for everything that is not well."""
+    """Print the table, node by check, then a line for each problem."""
     from study.doctor.findings import CHECKS, worst_severity
 
     checks = [check for check in CHECKS if any(f.check == check for f in findings)]

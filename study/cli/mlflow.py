@@ -43,7 +43,8 @@ def ui(
     places = Places.of(results, DATA)
     if not is_local():
         raise UserError(
-            f"MLFLOW_TRACKING_URI is set, so the runs are in a store of their own ({store_name(places)}); open its UI, "
+            "MLFLOW_TRACKING_URI is set, so the runs are in a store of their own "
+            f"({store_name(places)}); open its UI, "
             "or unset the variable to serve the local store"
         )
     if not store_exists(places):

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live display in a terminal, plain lines elsewhere."""
+"""Display of a running study: live in a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -30,7 +30,7 @@ PLAIN_S = 30.0
 
 
 class RunProgress(Observer):
-    """Shows the run's phase, done, running and failed trials, the time left, and the best validation accuracy."""
+    """Phase of a run, its done, running and failed trials, the time left and the best accuracy."""
 
     def __init__(self, console: Console, outlook: Outlook | None = None) -> None:
         self._console, self._outlook = console, outlook or Outlook()
@@ -56,7 +56,7 @@ class RunProgress(Observer):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Keep the display up to date while the context lasts, where there is something to train."""
+        """Keep the display up to date inside the context, where there is something to train."""
         if not (self._console.is_terminal and self._outlook.trains):
             yield
             return
@@ -67,7 +67,7 @@ class RunProgress(Observer):
         self._live = None
 
     def phase(self, words: str) -> None:
-        """The run is in another phase."""
+        """Show another phase of the run."""
         if words != self._phase:
             self._phase = words
             self._bar.update(self._task, description=words)
@@ -75,14 +75,14 @@ class RunProgress(Observer):
                 self._console.print(f"{words} ...")
 
     def on_trial_start(self, config: TrainConfig) -> None:
-        """A trial has begun."""
+        """Count a trial that has begun."""
         self._running[config.identity] = (config, None)
         self._remaining.started(config)
         if not self._remaining.any_epoch:
             self.phase("first steps")
 
     def on_epoch_end(self, config: TrainConfig, result: EpochResult) -> None:
-        """A trial has finished an epoch."""
+        """Count an epoch that a trial has finished."""
         self._running[config.identity] = (config, result)
         self._remaining.epoch(config, result.epoch)
         self._turn()
@@ -98,7 +98,7 @@ class RunProgress(Observer):
             )
 
     def on_trial_end(self, record: Record) -> None:
-        """A trial's record has been filed."""
+        """Count a trial whose record has been written."""
         self._running.pop(record.identity, None)
         self._remaining.ended(record.identity)
         self._outcomes[record.identity] = record.state
@@ -148,7 +148,7 @@ class RunProgress(Observer):
         return Group(*lines, self._bar)
 
     def _eta(self) -> str:
-        """Time left in words; empty while nothing is known of it, and at the end."""
+        """Describe the time left; empty while no pace is known, and at the end."""
         seconds = self._remaining.seconds()
         if seconds is None:
             return ""
@@ -170,7 +170,7 @@ def _figures(config: TrainConfig, result: EpochResult | None) -> tuple[str, ...]
 
 
 def _ending(record: Record) -> str:
-    """How a trial ended, in a line."""
+    """Describe in a line how a trial ended."""
     if record.last is None:
         return (
             (record.failure.message.splitlines() or [record.failure.kind])[0]
@@ -196,7 +196,7 @@ def epoch_line(config: TrainConfig, result: EpochResult) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """Format a duration for people: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

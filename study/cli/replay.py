@@ -42,7 +42,7 @@ def replay(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a record's trial again, from its record alone, and say whether the numbers agree. Writes nothing."""
+    """Train a record's trial again, from the record alone, and compare. Writes nothing."""
     places = Places.of(results, data)
     load_plugins(plugin)
     check_device(device)
@@ -76,7 +76,8 @@ def replay(
 def _print(found: "Replay") -> None:
     if found.agrees:
         out.print(
-            f"[green]agrees[/green] bit for bit: every number, epoch, prediction and vector ({found.state})"
+            "[green]agrees[/green] bit for bit: every number, epoch, prediction and vector "
+            f"({found.state})"
         )
     elif not found.differences:
         out.print(f"[yellow]agrees in part[/yellow]: the record's own numbers do ({found.state})")
@@ -99,6 +100,7 @@ def _print(found: "Replay") -> None:
 
 
 NOTHING_KNOWN = (
-    "commit, versions, processor, device and threads are the same; what is left are uncommitted changes, a record that "
+    "commit, versions, processor, device and threads are the same; what is left are uncommitted "
+    "changes, a record that "
     "was altered, or on a GPU a trial without deterministic: true"
 )

@@ -57,7 +57,7 @@ def report(
 
 
 def write_report(results: "StudyResults", places: Places, *, track: bool) -> Path:
-    """Write the page beside the table; a store of MLflow that refuses it costs a warning, not the page."""
+    """Write the page beside the table, and warn where MLflow's store refuses it."""
     from study.reporting.html import save_report
 
     path = save_report(results, places.table(results.plan.name))

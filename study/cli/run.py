@@ -85,7 +85,7 @@ def run(
         typer.Option(
             min=1,
             metavar="N",
-            help="Evaluate the test set after every N-th epoch [at most 30 times a trial].",
+            help="Evaluate the test set after every N-th epoch; default: at most 30 times a trial.",
         ),
     ] = None,
     probabilities: Annotated[
@@ -100,7 +100,7 @@ def run(
     ] = True,
     report: ReportOption = False,
 ) -> None:
-    """Train what a study misses, then render its table. Run again, it trains only what is missing."""
+    """Train what a study misses, then print its table. Run again, it trains the rest."""
     from study.cli.run_display import RunDisplay
     from study.execution.run import RunOptions, run_study
     from study.reporting.tables import render
@@ -203,8 +203,10 @@ def _exit(outcome: "RunOutcome") -> typer.Exit:
     if outcome.ending == "waiting":
         cells = counted(len(outcome.waiting), "cell")
         err.print(
-            f"this share is trained, but {cells} cannot choose yet, because trials of other shares are missing, so "
-            "nothing confirms the choice. Run the same command again when the other shares have ended."
+            f"this share is trained, but {cells} cannot choose yet, because trials of other "
+            "shares are missing, so "
+            "nothing confirms the choice. Run the same command again when the other shares have "
+            "ended."
         )
         return typer.Exit(WAITING)
     return typer.Exit(COMPLETE if outcome.ending == "complete" else SOME_FAILED)
@@ -224,7 +226,7 @@ def _shard(text: str | None) -> "Shard | None":
 def _again(
     study: str, overrides: list[str] | None, results: str, data: Path, plugins: list[Path] | None
 ) -> list[str]:
-    """The words that another command needs to mean the same study in the same places."""
+    """Return the arguments by which another command means the same study, results and data."""
     words = [study, *(word for override in overrides or [] for word in ("--set", override))]
     words += _where(results)
     words += [] if str(data) == os.environ.get("DH2L_DATA", str(DATA)) else ["--data", str(data)]

@@ -38,7 +38,7 @@ def show(
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a trial's record: config, numbers, the ends of its history, its failure, the places of its files."""
+    """Print a trial's record: config, numbers, ends of its history, failure, and its files."""
     from study.records.lookup import find_record
 
     load_plugins(plugin)
@@ -167,7 +167,8 @@ def _circumstances(record: "Record") -> list[str]:
         str(value) for value in (then.hardware.get("cpu"), then.hardware.get("gpu")) if value
     )
     lines = [
-        f"{then.started} to {then.finished}, {duration(then.duration_s)}; {counted(then.retries, 'retry', 'retries')}",
+        f"{then.started} to {then.finished}, {duration(then.duration_s)}; "
+        f"{counted(then.retries, 'retry', 'retries')}",
         f"commit {commit}{changed}; {hardware or 'hardware unknown'}",
     ]
     for attempt in then.attempts:
@@ -210,7 +211,7 @@ def _files(record: "Record", path: "AnyPath", places: Places) -> dict[str, str]:
 
 
 def _probabilities_file(record: "Record", places: Places) -> dict[str, str]:
-    """Give the file of a record's predicted probabilities, and say where it is missing or damaged."""
+    """Return the file of a record's predicted probabilities, marked where missing or damaged."""
     from dh2l.errors import UserError
     from study.records.store import RecordStore
 

@@ -73,7 +73,8 @@ def init(
     path = name if name.suffix in (".yaml", ".yml") else name.with_name(f"{name.name}.yaml")
     if path.stem in shipped_studies():
         raise UserError(
-            f"{path.stem}: a shipped study has this name; expected another. Choose a name of your own."
+            f"{path.stem}: a shipped study has this name; expected another. Choose a name of your "
+            "own."
         )
     text = (
         resources.files("study.cli").joinpath("templates", "study.yaml").read_text(encoding="utf-8")
@@ -86,7 +87,8 @@ def init(
         ) from None
     if not created:
         raise UserError(
-            f"{path}: there is a file already; expected a new one. Choose another name, or remove it."
+            f"{path}: there is a file already; expected a new one. Choose another name, or remove "
+            "it."
         )
     out.print(f"{path}: edit it, then: dh2l-study plan {shlex.quote(str(path))}", markup=False)
 

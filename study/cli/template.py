@@ -15,7 +15,7 @@ def template(
         typer.Argument(metavar="[NAME]", help="A template's name; without it, they are listed."),
     ] = None,
 ) -> None:
-    """Print a template that runs studies on a cluster, to be saved and filled in; without a name, list them."""
+    """Print a template that runs studies on a cluster; without a name, list the templates."""
     folder = resources.files("study.cli") / "cluster_templates"
     known = {
         entry.name.partition(".")[0]: entry

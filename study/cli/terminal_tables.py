@@ -36,16 +36,25 @@ def print_page(page: "Page") -> None:
             for mark, note in enumerate(page.notes, 1):
                 _paragraph(f"[{mark}] {note}")
     if page.failures:
-        out.print()
-        _paragraph("Failed or diverged", "bold")
-        for line in page.failures[:FAILURES_SHOWN]:
-            _paragraph(f"- {line}")
-        if (more := len(page.failures) - FAILURES_SHOWN) > 0:
-            _paragraph(f"- and {more} more")
+        _print_failures(page.failures)
+
+
+def _print_failures(failures: Sequence[str]) -> None:
+    """Print the first failures, and the number of the others."""
+    out.print()
+    _paragraph("Failed or diverged", "bold")
+    for line in failures[:FAILURES_SHOWN]:
+        _paragraph(f"- {line}")
+    more = len(failures) - FAILURES_SHOWN
+    if more > 0:
+        _paragraph(f"- and {more} more")
 
 
 def print_parts(*parts: str | list[list[str]]) -> None:
-    """Print paragraphs and tables, each with its header first: folded on a terminal, as Markdown elsewhere."""
+    """Print paragraphs and tables, each with its header first.
+
+    A terminal shows folded tables, everything else gets Markdown.
+    """
     from study.reporting.tables import pipe_table
 
     for number, part in enumerate(parts):
@@ -65,12 +74,13 @@ def print_parts(*parts: str | list[list[str]]) -> None:
 def print_grid(
     header: Sequence[str], rows: Sequence[Sequence[str | Text]], keys: int | None = None
 ) -> None:
-    """Print a table; what does not fit beside its key columns follows below, beside the same key columns.
+    """Print a table, and what does not fit beside its key columns below it, with them again.
 
     Args:
         header: the columns' names.
         rows: as many cells in each as in the header.
-        keys: the number of key columns, which come first; by default those that are named as in `KEYS`.
+        keys: the number of key columns, which come first; by default those that are named as in
+            `KEYS`.
     """
     if keys is None:
         keys = next((i for i, name in enumerate(header) if name not in KEYS), len(header))

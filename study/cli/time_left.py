@@ -1,4 +1,4 @@
-"""The time that a run has left, from its trials to come and the pace so far."""
+"""Time left of a run, from its trials to come and its pace."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,11 @@ ORDER = ("training", "searching", "choosing", "confirming")
 
 
 class Remaining:
-    """The work left, and the seconds that it takes at the pace of the epochs seen.
+    """Work left, and the seconds that it takes at the pace of the epochs seen.
 
-    The clock starts with the first epoch, because starting Ray and importing torch are not repeated. It stops while no
-    trial runs. The pace is known once there are more epochs than trials side by side.
+    The clock starts with the first epoch, because starting Ray and importing torch are not
+    repeated. It stops while no trial runs. The pace is known once there are more epochs than trials
+    side by side.
 
     Args:
         outlook: the trials to come.
@@ -40,7 +41,7 @@ class Remaining:
         self.any_epoch = False
 
     def started(self, config: TrainConfig) -> None:
-        """A trial has begun; one that was not known takes the place of a stand-in of its stage."""
+        """Start a trial; one that was not planned takes the place of a stand-in of its stage."""
         if config.identity not in self._left:
             stage = self._outlook.stage
             place = next(
@@ -54,7 +55,7 @@ class Remaining:
         self._side_by_side = max(self._side_by_side, len(self._running))
 
     def epoch(self, config: TrainConfig, epoch: int) -> None:
-        """A trial has finished an epoch."""
+        """Count an epoch of a trial."""
         now = self._clock()
         self._left[config.identity] = config.epochs - epoch
         self.any_epoch = True
@@ -68,7 +69,7 @@ class Remaining:
         self._idle_since = None
 
     def ended(self, identity: str) -> None:
-        """A trial is over."""
+        """End a trial."""
         self._left.pop(identity, None)
         self._running.discard(identity)
         if not self._running:
@@ -81,9 +82,10 @@ class Remaining:
         return its | {self._outlook.stage(config) for config in self._later}
 
     def seconds(self) -> float | None:
-        """Seconds until the last trial ends, stage after stage; None while the pace is not known, and at the end.
+        """Return the seconds until the last trial ends, stage after stage.
 
-        A stage takes no less than its longest trial does alone.
+        None while the pace is not known, and at the end. A stage takes no less than its longest
+        trial alone.
         """
         until = self._clock() if self._idle_since is None else self._idle_since
         if (

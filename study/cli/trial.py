@@ -90,7 +90,8 @@ def _find_trial(text: str, identities: list[str]) -> str:
         return text if text in identities else matches[0]
     if matches:
         raise UserError(
-            f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give more of it"
+            f"{text!r} fits {len(matches)} trials, among them {matches[0]} and {matches[1]}; give "
+            "more of it"
         )
     raise UserError(
         f"unknown trial {text!r}; `dh2l-study plan STUDY --trials` lists the study's trials"

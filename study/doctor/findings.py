@@ -1,4 +1,4 @@
-"""Findings about the driver and the nodes of its cluster, each problem with its remedy."""
+"""Problems of the driver and its cluster's nodes, each with its remedy."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Weights and class trees that a study names, or their hashes in its last run."""
+"""Weights and class trees named by a study, or their recorded hashes."""
 
 import json
 import os

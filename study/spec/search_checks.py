@@ -1,4 +1,4 @@
-"""Checks that every part of a search, early stopping and confirmation has an effect."""
+"""Checks that each part of a search and confirmation has an effect."""
 
 from collections.abc import Sequence
 

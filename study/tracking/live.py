@@ -1,4 +1,4 @@
-"""Live MLflow view of a run, written by a thread of its own."""
+"""Live MLflow view of a run, written by its own thread."""
 
 import contextlib
 import queue

@@ -1,4 +1,4 @@
-"""Names of trial runs, and defaults of searched fields that a trial lacks."""
+"""Run names in MLflow, and defaults of searched fields."""
 
 from dataclasses import dataclass
 from typing import Any
