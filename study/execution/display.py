@@ -1,4 +1,4 @@
-"""Displays, which show a run to a person, and trackers, which show it elsewhere."""
+"""Observers that show a run: displays on a terminal, trackers elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Estimate of the cost of the missing trials, timed on the machines that will train them."""
+"""Cost of the missing trials, timed on the run's machines."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

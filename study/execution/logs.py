@@ -1,4 +1,4 @@
-"""What a trial's process prints, warns of and logs while it trains, kept until the trial is done."""
+"""Log of a trial: the output of its processes until it is done."""
 
 import faulthandler
 import io
@@ -13,23 +13,25 @@ from typing import Any, BinaryIO, TextIO, cast
 from dh2l.io.files import open_regular
 
 LINES, LETTERS = 20, 500
-"""How many of its last lines a failure keeps, and how much of each."""
+"""Number of last lines that a failed record keeps, and of characters of each."""
 _TAIL_BYTES = 4 * LINES * LETTERS
 _CRASH = "Fatal Python error"
-"""How `faulthandler` begins."""
+"""First words of the output of `faulthandler`."""
 
 
 class TrialLog:
-    """A trial's log: a file to which every process that trains the trial appends.
+    """File to which every process that trains a trial appends its output.
 
-    A disk that is full, or a folder that cannot be written, costs the log alone.
-
-    Args:
-        path: the file.
-        anew: forget what stands there.
+    If the disk is full or the folder cannot be written, the trial trains without a log.
     """
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
+        """Open the log.
+
+        Args:
+            path: path of the file.
+            anew: remove its former content.
+        """
         self._path = path
         self._file: TextIO | None = None
         with suppress(OSError):
@@ -41,13 +43,14 @@ class TrialLog:
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """What is printed, warned of and logged in this context also goes into the log."""
+        """Copy everything that is printed, warned of or logged inside the context into the log."""
         if self._file is None:
             yield
             return
         handler = logging.StreamHandler(self._file)
         root = logging.getLogger()
-        handlers = [handler] if root.handlers else []  # where there are none, Python logs to stderr
+        # Without handlers, Python logs to stderr, which is copied below.
+        handlers = [handler] if root.handlers else []
         for added in handlers:
             root.addHandler(added)
         try:
@@ -61,12 +64,15 @@ class TrialLog:
                 root.removeHandler(added)
 
     def close(self, *, keep: bool) -> None:
-        """End this process's part; a log that is not to be kept, or is empty, is removed."""
+        """Close the log, and remove it if it is empty or not to be kept."""
         _close(self._path, self._file, keep=keep)
 
 
 class _Tee:
-    """A stream of which a log has a copy; who keeps the stream longer than the log writes into the stream alone."""
+    """A stream whose output is copied into the trial's log.
+
+    Once the log is closed, writes go to the stream only.
+    """
 
     def __init__(self, stream: TextIO, log: TextIO) -> None:
         self._stream, self._log = stream, log
@@ -85,31 +91,36 @@ def _tee(stream: TextIO, log: TextIO) -> TextIO:
 
 
 def last_lines(path: Path) -> tuple[str, ...]:
-    """The last lines of a log, cut where they are long; none where there is no log."""
+    """Return the last lines of a log, each cut to `LETTERS`. Without a log, there are none."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ()
-    crash, lines = text.rfind(_CRASH), text.splitlines()[-LINES:]
-    if crash >= 0:  # the innermost call comes first
-        lines = text[crash:].splitlines()[:LINES]
+    lines = text.splitlines()[-LINES:]
+    crash = text.rfind(_CRASH)
+    if crash >= 0:
+        lines = text[crash:].splitlines()[:LINES]  # the innermost call comes first
     return tuple(line[:LETTERS] for line in lines)
 
 
 class CrashLog:
-    """Where this process says in which line it was if it crashes below Python: in the log of its trial."""
+    """Output of `faulthandler` in the log of the current trial.
+
+    It names the line of Python at which the process crashed in compiled code.
+    """
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: BinaryIO | None = None
 
     def turn_to(self, path: Path | None) -> None:
-        """Say it in this file from now on; None: nowhere but on stderr."""
+        """Direct the output to a log from now on. None: to stderr only."""
         if path == self._path:
             return
-        before, self._path, self._file = (self._path, self._file), path, None
+        before = (self._path, self._file)
+        self._path, self._file = path, None
         faulthandler.enable(sys.__stderr__ or 2, all_threads=False)
         with suppress(OSError):
             if path is not None:
@@ -120,13 +131,16 @@ class CrashLog:
 
 
 def _opened(path: Path, *, anew: bool = False) -> BinaryIO:
-    """Open a log to append to it; a link, which leads to another's file, is refused, and so is a pipe."""
+    """Open a log to append to it.
+
+    Refuses a link, which may lead to another user's file, and a pipe.
+    """
     begin = os.O_TRUNC if anew else os.O_APPEND
     return open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | begin)
 
 
 def _close(path: Path | None, file: "TextIO | BinaryIO | None", *, keep: bool = True) -> None:
-    """Close a log, and remove one that is empty or not to be kept."""
+    """Close a log, and remove it if it is empty or not to be kept."""
     with suppress(OSError):
         if file is not None:
             file.close()

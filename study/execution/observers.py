@@ -1,6 +1,7 @@
-"""Observers of a run, such as the live display and the MLflow view."""
+"""Observers of a run, e.g. the live display and MLflow."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from dh2l.config.train_config import TrainConfig
 from dh2l.results import EpochResult
@@ -81,3 +82,16 @@ class FailureLimit(Observer):
                 "stopping when each running trial has finished its epoch: "
                 f"{self.failed} failed, --max-failures {self._limit}"
             )
+
+
+@dataclass(frozen=True)
+class StopConditions:
+    """Conditions that end a run in this process early.
+
+    Attributes:
+        limit: ends the run between two trials; None: no limit.
+        interrupted: returns True if the user has asked to stop; it ends a trial after its epoch.
+    """
+
+    limit: FailureLimit | None = None
+    interrupted: Callable[[], bool] = lambda: False

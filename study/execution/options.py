@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """How trials are evaluated, and which of their files stay.
+    """Evaluation of trials, and which of their files are kept.
 
     Attributes:
-        keep: leave the checkpoints of finished trials where they are, with the network's weights beside.
+        keep: keep the checkpoints of finished trials, and the weights of their networks.
         evaluate_every: epochs between two evaluations of the test set; None:
             `dh2l.training.evaluation.evaluation_interval`.
-        best_test: evaluate the test set after every epoch, because a table shows the best of them.
+        best_test: evaluate the test set after every epoch, because a table shows the best one.
         probabilities: keep the file of predicted probabilities.
     """
 

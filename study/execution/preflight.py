@@ -1,4 +1,4 @@
-"""Before a sweep each kind of its trials takes one step: what cannot train is told before the budget is burnt."""
+"""Preflight checks: one training step for each kind of trial before the run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from study.state.study_state import StudyState
 
 @dataclass(frozen=True)
 class Check:
-    """A trial that takes one step for all of its kind.
+    """A trial that takes one step for all trials of its kind.
 
     Attributes:
-        cell: the cell of the table that it is of, in words.
-        config: the trial's.
+        cell: name of its cell in the table.
+        config: config of the trial.
     """
 
     cell: str
@@ -22,9 +22,9 @@ class Check:
 
 
 def preflight_checks(state: StudyState, configs: Iterable[TrainConfig]) -> list[Check]:
-    """A check for each kind among the trials to come of which no trial is done yet.
+    """Return a check for each kind of the trials to come, unless a trial of the kind is done.
 
-    Of one kind are trials with the same model, data, arm and metric.
+    Trials of one kind have the same model, data, arm and metric.
     """
     done = {
         check_group(state.plan.config(identity))
@@ -39,14 +39,15 @@ def preflight_checks(state: StudyState, configs: Iterable[TrainConfig]) -> list[
     }
     found: dict[tuple[str, ...], Check] = {}
     for config in configs:
-        if (key := check_group(config)) not in done:
+        key = check_group(config)
+        if key not in done:
             cell = cells.get(config.identity, f"{config.arm} / {config.model} on {config.dataset}")
             found.setdefault(key, Check(cell, config))
     return list(found.values())
 
 
 def check_group(config: TrainConfig) -> tuple[str, ...]:
-    """What trials have in common of which one is checked for all."""
+    """Return the kind of a trial, for which one check is enough."""
     return (
         config.dataset,
         config.data_hash,

@@ -1,7 +1,8 @@
-"""The run of a study: train what it misses, and say how the run ended."""
+"""Run of a study: train its missing trials, and return how the run ended."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from dh2l.errors import UserError
@@ -10,12 +11,12 @@ from dh2l.results import WEIGHTS_FILE
 from dh2l.wording import counted
 from study.execution.display import Display, Tracker
 from study.execution.interrupts import Interrupt
-from study.execution.observers import FailureLimit, Observer, Observers
+from study.execution.observers import FailureLimit, Observer, Observers, StopConditions
 from study.execution.options import TrialOptions
 from study.execution.seen_records import SeenRecords
 from study.execution.shards import Shard, run_shard, waiting
 from study.execution.tally import Outlook, outlook
-from study.execution.training import release_stale_leases, run_plan
+from study.execution.training import PlanOptions, release_stale_leases, run_locally, run_plan
 from study.records.paths import Places
 from study.spec.trials import Cell
 from study.state.load import open_study, read_state
@@ -25,7 +26,7 @@ from study.state.states import State
 from study.state.study_state import StudyState
 
 Ending = Literal["complete", "incomplete", "failure limit", "interrupted", "waiting"]
-"""The way in which a run ended; `waiting`: a share is trained, but choices need other shares."""
+"""How a run ended. `waiting`: a share is trained, but choices need other shares."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,20 @@ class RunOptions:
 
     Attributes:
         study: a shipped study's name, or a file.
-        overrides: changes of its values, each ``key=value``.
-        plugins: users' code that it needs, loaded.
+        overrides: changed values, each ``key=value``.
+        plugins: users' code that the study needs, loaded.
         address: address of a running Ray cluster; None starts Ray on this machine.
-        cpus_per_trial: CPU cores of a trial; of a share, threads.
-        gpus_per_trial: GPUs of a trial; None: one where the cluster has GPUs.
+        cpus_per_trial: CPU cores of a trial; number of threads if a share is trained.
+        gpus_per_trial: GPUs of a trial; None: one if the cluster has GPUs.
         measure_gpu_share: measure first how many trials share a GPU best.
-        max_gpu_hours: train nothing where the estimate exceeds this.
-        shard: the share of the trials to train, in this process and without Ray; None: all, through Ray.
+        max_gpu_hours: train nothing if the estimate exceeds this.
+        shard: share of the trials to train, in this process and without Ray; None: all trials,
+            through Ray.
         check: let a trial of each kind take one step before the first trains.
-        max_failures: stop once so many trials have failed.
+        max_failures: number of failed trials after which the run stops; None: no limit.
         keep: keep the checkpoints of finished trials, and their weights.
-        evaluate_every: epochs between two evaluations of the test set; None: at most about 30 a trial.
+        evaluate_every: epochs between two evaluations of the test set; None: at most about 30
+            evaluations in a trial.
         probabilities: keep the predicted probabilities.
     """
 
@@ -67,14 +70,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run leaves.
+    """Outcome of a run.
 
     Attributes:
-        results: the study, evaluated.
-        ending: the way in which it ended.
+        results: results of the study.
+        ending: how the run ended.
         failed: number of trials that failed in this run.
-        waiting: of a share, the cells that cannot choose until other shares have ended.
-        tracker: the tracker, to be closed by the caller; None where nothing is tracked.
+        waiting: cells that cannot choose until other shares have ended, if a share was trained.
+        tracker: the tracker, to be closed by the caller; None if the run is not tracked.
     """
 
     results: StudyResults
@@ -90,17 +93,17 @@ def run_study(
     display: Display | None = None,
     track: Callable[[StudyState], Tracker] | None = None,
 ) -> RunOutcome:
-    """Train what a study misses. Run again, it trains only what is missing.
+    """Train the missing trials of a study. A repeated run trains only those that are left.
 
     Args:
         options: the study and how to run it.
         places: paths of results and data.
         display: shows the run to a person; default: nothing.
-        track: makes the tracker of the run; default: none. A share is not tracked.
+        track: creates the tracker of the run; default: none. A share is not tracked.
 
     Raises:
-        UserError: a mistake in the study or the options, data that are not prepared, a check that failed, or a
-            cluster that cannot be reached.
+        UserError: the study or the options are invalid, data are not prepared, a check failed, or
+            the cluster cannot be reached.
     """
     display = display or Display()
     _check_options(options)
@@ -115,8 +118,10 @@ def run_study(
     _check_study(options, state)
     ahead = outlook(state, options.shard)
     display.opened(state, ahead)
-    if options.keep and (lost := _without_weights(state, options.shard, places)):
-        display.on_message(lost)
+    if options.keep:
+        lost = _without_weights(state, options.shard, places)
+        if lost:
+            display.on_message(lost)
     run = _Run(options, places, display, state, ahead)
     with display.shown():
         try:
@@ -130,23 +135,26 @@ def run_study(
         if ahead.trains:
             display.finishing()
         state = read_state(state.plan, places)
-        if gone := run.kept.removal_message(state.found, places):
+        gone = run.kept.removal_message(state.found, places)
+        if gone:
             display.on_message(gone)
         release_stale_leases(state, places, keep=options.keep)
     return run.outcome(state, interrupted=interrupted)
 
 
 def trial_options(options: RunOptions, state: StudyState) -> TrialOptions:
-    """Collect the options of trials; where a study shows the best test epoch, each epoch is evaluated.
+    """Return the options of trials.
+
+    Each epoch is evaluated if the study shows the best test epoch.
 
     Raises:
-        UserError: the study shows the best test epoch, and another interval is asked for.
+        UserError: the study shows the best test epoch, and the options have another interval.
     """
     best_test = state.study.accuracy == "oracle"
     if best_test and options.evaluate_every not in (None, 1):
         raise UserError(
-            f"--evaluate-every {options.evaluate_every}: the study says accuracy: oracle, which needs "
-            "the test accuracy of every epoch; leave the option out"
+            f"--evaluate-every {options.evaluate_every}: the study says accuracy: oracle, which "
+            "needs the test accuracy of every epoch; leave the option out"
         )
     return TrialOptions(options.keep, options.evaluate_every, best_test, options.probabilities)
 
@@ -174,7 +182,7 @@ def _check_study(options: RunOptions, state: StudyState) -> None:
 
 
 def _without_weights(state: StudyState, shard: Shard | None, places: Places) -> str:
-    """Return a sentence on trials that finished without their weights; empty where there are none."""
+    """Return a message about trials that finished without their weights, empty if none did."""
     identities = state.states if shard is None else shard.of(state.plan)
     lacking = [
         identity
@@ -186,13 +194,13 @@ def _without_weights(state: StudyState, shard: Shard | None, places: Places) -> 
         return ""
     return (
         f"--keep: {counted(len(lacking), 'trial')} finished earlier without weights, first "
-        f"{lacking[0]}; finished trials are not trained again. To keep their weights, train them in "
-        "another folder: run --keep --results FOLDER"
+        f"{lacking[0]}; finished trials are not trained again. To keep their weights, train them "
+        "in another folder: run --keep --results FOLDER"
     )
 
 
 class _Run:
-    """One run: its observers, and the training through Ray or in this process."""
+    """Observers of one run, and its training through Ray or in this process."""
 
     def __init__(
         self,
@@ -210,7 +218,7 @@ class _Run:
         self.tracker: Tracker | None = None
 
     def train(self, track: Callable[[StudyState], Tracker] | None) -> bool:
-        """Train what is missing; return whether the run ended before its time."""
+        """Train the missing trials, and return True if the run ended early."""
         if self._options.shard is not None:
             self._train_shard(self._options.shard)
             return False
@@ -218,7 +226,8 @@ class _Run:
             self.tracker = track(self._state) if track else None
             return False
         self._display.starting_ray()
-        # Imported before the tracker's thread imports MLflow: each would slow the other.
+        # Ray is imported before the tracker's thread imports MLflow, because parallel imports of
+        # both are slower.
         from study.execution.ray_backend import Resources
 
         options = self._options
@@ -235,24 +244,21 @@ class _Run:
             self._places,
             resources,
             self._observers(),
-            measure_share=options.measure_gpu_share,
-            max_gpu_hours=options.max_gpu_hours,
-            check=options.check,
-            limit=self._limit,
+            PlanOptions(options.measure_gpu_share, options.max_gpu_hours, options.check),
+            self._limit,
         )
 
     def _train_shard(self, shard: Shard) -> None:
-        with Interrupt(self._display.on_message) as asked:
-            run_shard(
-                self._state,
-                shard,
-                self._places,
-                self._observers(),
+        with Interrupt(self._display.on_message) as interrupt:
+            train = partial(
+                run_locally,
+                places=self._places,
+                observer=self._observers(),
                 threads=max(1, int(self._options.cpus_per_trial)),
                 options=self._trials,
-                limit=self._limit,
-                stop=lambda: asked.raised,
+                stop=StopConditions(self._limit, lambda: interrupt.raised),
             )
+            run_shard(self._state, shard, self._places, train, self._limit)
 
     def _observers(self) -> Observers:
         observers: list[Observer] = [self._display, self._limit, self.kept]
@@ -261,8 +267,9 @@ class _Run:
         return Observers(observers)
 
     def outcome(self, state: StudyState, *, interrupted: bool) -> RunOutcome:
-        """Say how the run ended."""
-        results, shard = StudyResults(state), self._options.shard
+        """Return how the run ended."""
+        results = StudyResults(state)
+        shard = self._options.shard
         cells: tuple[Cell, ...] = ()
         ending: Ending = "complete"
         if self._limit.reached:
@@ -270,9 +277,18 @@ class _Run:
         elif interrupted:
             ending = "interrupted"
         elif shard is None:
-            ending = "incomplete" if any(cell.problem for cell in results.cells) else "complete"
-        elif shard.missing(state) or {*shard.of(state.plan)} & {*state.found.conflicts}:
+            if any(cell.problem for cell in results.cells):
+                ending = "incomplete"
+        elif _is_incomplete(shard, state):
             ending = "incomplete"
-        elif cells := tuple(waiting(state)):
-            ending = "waiting"
+        else:
+            cells = tuple(waiting(state))
+            ending = "waiting" if cells else "complete"
         return RunOutcome(results, ending, self._limit.failed, cells, self.tracker)
+
+
+def _is_incomplete(shard: Shard, state: StudyState) -> bool:
+    """Return whether trials of a share are missing or have records in conflict."""
+    if shard.missing(state):
+        return True
+    return not state.found.conflicts.keys().isdisjoint(shard.of(state.plan))

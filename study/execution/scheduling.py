@@ -1,4 +1,4 @@
-"""Order of the trials that a run trains, and the groups in which schedulers stop some early."""
+"""Order of a run's trials, and groups for early stopping."""
 
 from collections.abc import Iterable
 from itertools import groupby

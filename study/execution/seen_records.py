@@ -1,4 +1,4 @@
-"""Records that a run has seen, to detect records that are removed meanwhile."""
+"""Records that a run has seen, to detect their removal."""
 
 from dh2l.wording import counted
 from study.execution.observers import Observer

@@ -1,12 +1,11 @@
-"""A fixed share of a study's trials, for job arrays that train without Ray."""
+"""Fixed shares of a study's trials, for job arrays without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from study.execution.observers import FailureLimit, Observer
-from study.execution.options import TrialOptions
+from dh2l.config.train_config import TrainConfig
+from study.execution.observers import FailureLimit
 from study.execution.scheduling import in_order
-from study.execution.training import run_locally
 from study.records.paths import Places
 from study.spec.plan import Plan
 from study.spec.trials import Cell
@@ -16,22 +15,25 @@ from study.state.study_state import StudyState
 
 @dataclass(frozen=True)
 class Shard:
-    """A fixed share of a plan's trials: number `index` of `count`, counted from 1."""
+    """Share number `index` of `count` of a plan's trials, counted from 1."""
 
     index: int
     count: int
 
     def of(self, plan: Plan) -> list[str]:
-        """The share's trials of both stages, chosen or not: a share stays the same while choices are made."""
+        """Return the trials of the share, of both stages.
+
+        They include trials that are not chosen, so that a share does not depend on choices.
+        """
         return [*plan.trials][self.index - 1 :: self.count]
 
     def missing(self, state: StudyState) -> list[str]:
-        """The share's trials that a run would train state."""
+        """Return the trials of the share that a run would train now."""
         missing = set(state.unsettled)
         return [identity for identity in self.of(state.plan) if identity in missing]
 
     def at_most_later(self, state: StudyState) -> int:
-        """The most trials of the share that choices to come may add."""
+        """Return the maximum number of trials of the share that future choices may add."""
         share = set(self.of(state.plan))
         return sum(
             max(len(share & set(candidate.confirmations)) for candidate in cell.candidates)
@@ -40,7 +42,7 @@ class Shard:
 
 
 def waiting(state: StudyState) -> list[Cell]:
-    """The cells whose choice other trials may still make, so that nothing confirms it yet."""
+    """Return the cells whose choice is open, because some of their trials have not ended."""
     if state.study.confirm is None:
         return []
     return [cell for cell in state.plan.cells if state.awaits_choice(cell)]
@@ -50,34 +52,28 @@ def run_shard(
     state: StudyState,
     shard: Shard,
     places: Places,
-    observer: Observer,
-    *,
-    threads: int,
-    options: TrialOptions,
+    train: Callable[[Iterable[TrainConfig]], None],
     limit: FailureLimit,
-    stop: Callable[[], bool],
 ) -> StudyState:
-    """Train what a share misses in this process, then what the choices made meanwhile add to it; each trial once.
+    """Train the missing trials of a share, then those that the choices made meanwhile add to it.
+
+    Args:
+        state: state of the study.
+        shard: the share.
+        places: paths of the results.
+        train: trains configs in this process; it may raise KeyboardInterrupt.
+        limit: number of failed trials after which the run ends.
 
     Returns:
-        Where the study stands then.
-
-    Raises:
-        KeyboardInterrupt: `stop` says so after an epoch.
+        The state of the study after the last round. Each trial is tried once.
     """
     tried = set[str]()
-    while missing := [identity for identity in shard.missing(state) if identity not in tried]:
+    while True:
+        missing = [identity for identity in shard.missing(state) if identity not in tried]
+        if not missing:
+            return state
         tried.update(missing)
-        run_locally(
-            in_order(state, missing),
-            places,
-            observer,
-            threads=threads,
-            options=options,
-            limit=limit,
-            stop=stop,
-        )
+        train(in_order(state, missing))
         if limit.reached:
-            break
+            return state
         state = read_state(state.plan, places)
-    return state

@@ -1,4 +1,4 @@
-"""Number of a study's trials, as shown by `plan`, `status` and `run`, and their work."""
+"""Number of a study's trials, and the work that they take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,13 +14,14 @@ from study.state.study_state import StudyState
 
 @dataclass(frozen=True)
 class Tally:
-    """A study's trials: those that are over, those that are left, those that depend on results.
+    """Numbers of a study's trials.
 
     Attributes:
-        over: trials that a run leaves alone.
-        left: trials that a run trains.
-        later: the most trials that choices and searches may add.
-        at_most: whether there may be fewer: a scheduler stops some, or a searcher gives fewer.
+        over: number of trials that a run leaves alone.
+        left: number of trials that a run trains.
+        later: maximum number of trials that choices and searches may add.
+        at_most: True if there may be fewer, because a scheduler stops some or a searcher suggests
+            fewer.
     """
 
     over: int
@@ -30,7 +31,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Number of all trials."""
         return self.over + self.left + self.later
 
     def __str__(self) -> str:
@@ -43,11 +44,11 @@ class Outlook:
     """The trials to come of a run.
 
     Attributes:
-        tally: their count.
-        missing: those that are known.
-        later: stand-ins for those that depend on results.
-        stage: gives the stage of the run that a trial belongs to, in a word.
-        epoch_work: gives the work of an epoch of a trial, in any unit.
+        tally: their numbers.
+        missing: configs of the trials that are known.
+        later: representative configs of the trials that depend on results.
+        stage: returns the stage of the run to which a trial belongs, in a word.
+        epoch_work: returns the work of an epoch of a trial, in any unit.
     """
 
     tally: Tally = field(default_factory=lambda: Tally(0, 0))
@@ -58,20 +59,23 @@ class Outlook:
 
     @property
     def trains(self) -> bool:
-        """Whether there is a trial to train."""
+        """True if there is a trial to train."""
         return bool(self.missing or self.later)
 
 
 def tally_of(state: StudyState) -> Tally:
     """Count a study's trials."""
-    left, needless = len(missing_trials(state)), len(skippable_trials(state))
-    return Tally(len(state.states) - left - needless, left, trials_to_come(state), _at_most(state))
+    left = len(missing_trials(state))
+    over = len(state.states) - left - len(skippable_trials(state))
+    at_most = state.study.scheduler is not None or trials_to_search(state) > 0
+    return Tally(over, left, trials_to_come(state), at_most)
 
 
 def outlook(state: StudyState, share: Shard | None = None) -> Outlook:
-    """Collect what a run, or a share of it, has before it."""
+    """Collect the trials to come of a run, or of a share of it."""
     work = remaining_workload(state)
-    tally, missing, later = tally_of(state), work.missing, work.later
+    tally = tally_of(state)
+    missing, later = work.missing, work.later
     if share is not None:
         missing = tuple(state.plan.config(identity) for identity in share.missing(state))
         later = later[: share.at_most_later(state)]
@@ -81,7 +85,7 @@ def outlook(state: StudyState, share: Shard | None = None) -> Outlook:
 
 
 def stage_of(state: StudyState) -> Callable[[TrainConfig], str]:
-    """Give what says which stage of a run a trial belongs to."""
+    """Return a function that returns the stage of the run to which a trial belongs."""
     study = state.study
     fresh = set(study.confirm.seeds if study.confirm else ())
     first = "choosing" if fresh else "training"
@@ -93,7 +97,3 @@ def stage_of(state: StudyState) -> Callable[[TrainConfig], str]:
 def _work_of(state: StudyState) -> Callable[[TrainConfig], float]:
     manifest_of = state.plan.cell_configs[0].manifest_of
     return lambda config: epoch_work(config, manifest_of(config.dataset))
-
-
-def _at_most(state: StudyState) -> bool:
-    return state.study.scheduler is not None or trials_to_search(state) > 0

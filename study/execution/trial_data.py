@@ -1,4 +1,4 @@
-"""A trial's data as its study planned them: prepared, and under the class tree that the study gave."""
+"""Data of a trial: the prepared data set, with the class tree of the study."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from study.records.class_trees import read_noted_tree
 
 
 def load_trial_data(config: TrainConfig, data: Path, tree: AnyPath) -> PreparedData:
-    """A bound config's data.
+    """Load the data of a bound config.
 
     Args:
-        config: the trial's.
-        data: the folder of prepared data sets.
-        tree: the file of its class tree, read where the config names one.
+        config: config of the trial.
+        data: folder of prepared data sets.
+        tree: file of its class tree, read if the config names one.
     """
     found = load(config.dataset, data)
     if config.tree_file is None:

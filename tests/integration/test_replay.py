@@ -12,7 +12,8 @@ from dh2l.config.binding import bind
 from dh2l.config.train_config import TrainConfig
 from dh2l.data import prepare, read_manifest
 from study.execution.observers import Observers
-from study.execution.replay import compare_arrays, replay, replayable
+from study.execution.replay import replay, replayable
+from study.execution.replay_differences import compare_arrays
 from study.execution.training import run_locally
 from study.records.paths import Places
 from study.records.store import Record, RecordStore, parse_record, read_arrays
@@ -173,7 +174,7 @@ def test_a_trial_of_a_plugin_needs_the_plugin_as_it_was(
     store.write(record.model_copy(update={"config": {**record.config, "metric": "mine_to_replay"}}))
     said = cli.mistake("replay", "digits")
     assert text in said
-    assert said.endswith("if its trial used a plugin, give it with --plugin")
+    assert said.endswith("if its trial used a plugin, pass it with --plugin")
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     said = cli.mistake("replay", "digits", "--plugin", plugin)

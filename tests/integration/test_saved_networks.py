@@ -146,7 +146,7 @@ def test_a_full_disk_costs_the_weights_and_not_the_record_and_is_reported(
     places: Places, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = bind(TrainConfig(epochs=1, batch_size=256), load("digits", digits).manifest)
-    monkeypatch.setattr("study.execution.trial.save_network", _no_space)
+    monkeypatch.setattr("study.execution.trial_output.save_network", _no_space)
     said: list[str] = []
     record = run_to_completion(
         run_trial(config, places, options=TrialOptions(keep=True)), lambda _: None, said.append

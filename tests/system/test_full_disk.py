@@ -14,7 +14,8 @@ from dh2l.training import checkpoint
 from dh2l.training.trainer import train
 from study.execution.observers import Observers
 from study.execution.training import run_locally
-from study.execution.trial import Waiting, run_trial
+from study.execution.trial import run_trial
+from study.execution.trial_output import Waiting
 from study.records.leases import Claims
 from study.records.paths import Places
 from study.spec.plan import Plan, make_plan
@@ -123,7 +124,10 @@ def test_a_trial_waits_with_its_record_and_nothing_is_ever_half_written(
         UserWarning, match=rf"no checkpoint is saved in .* \({reason}\); training goes on"
     ):
         waiting = next(step for step in training if isinstance(step, Waiting))
-    expected = f"{config.identity} cannot be filed in {places.trials}: {reason}; it is tried again until it can"
+    expected = (
+        f"cannot write the record of {config.identity} to {places.trials}: {reason}; "
+        "retrying every 2 s"
+    )
     assert waiting == Waiting(expected)
     assert next(training) == waiting
     now = read_state(plan, places)
@@ -198,6 +202,6 @@ def test_a_sweep_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(
         said.extend(running.stdout)
     printed = "".join(said)
     assert running.returncode == 0, printed
-    assert "it is tried again" in printed
+    assert "retrying every 2 s" in " ".join(printed.split())
     assert printed.count("(n=1)") >= 2
     assert read_state(plan, places).counts == {"done": 2}

@@ -19,7 +19,8 @@ from dh2l.io.files import remove_folder
 from study.cli import main
 from study.execution.observers import Observer
 from study.execution.training import run_locally
-from study.execution.trial import Waiting, run_trial
+from study.execution.trial import run_trial
+from study.execution.trial_output import Waiting
 from study.records.paths import Places
 from study.records.store import RecordStore
 from study.spec.plan import make_plan
@@ -192,8 +193,10 @@ def test_a_store_that_does_not_answer_costs_no_trial(
     try:
         with pytest.warns(UserWarning, match="no checkpoint is saved in "):
             waiting = next(step for step in training if isinstance(step, Waiting))
-        assert waiting.reason.startswith(f"{config.identity} cannot be filed in {bucket}/trials: ")
-        assert waiting.reason.endswith("; it is tried again until it can")
+        assert waiting.reason.startswith(
+            f"cannot write the record of {config.identity} to {bucket}/trials: "
+        )
+        assert waiting.reason.endswith("; retrying every 2 s")
         assert next(training) == waiting
     finally:
         server.start()

@@ -1,4 +1,4 @@
-"""Cost of the trials to come, from a timed trial of each kind."""
+"""Cost of the trials to come, from timings of each kind."""
 
 import heapq
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Choice of the number of trials per GPU from measured throughput and memory.
+"""Number of trials per GPU, from measured throughput and memory.
 
 As a program, `python -m study.execution.estimate.gpu_sharing`, the module is one of the measured
 trials. It reads its task from the first line of stdin, as JSON with the keys of `SharingTask`. It

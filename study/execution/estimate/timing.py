@@ -1,4 +1,4 @@
-"""Timing of one trial from a few steps and evaluations, in a process like that of a run."""
+"""Timing of one trial from a few steps and evaluations."""
 
 import tempfile
 import time

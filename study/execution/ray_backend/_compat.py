@@ -64,7 +64,7 @@ def create_token() -> str:
 
 
 def set_uv_environments(*, enabled: bool) -> None:
-    """Select whether workers under `uv run` build an environment of their own."""
+    """Select whether workers under `uv run` build their own environment."""
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = enabled
 
 

@@ -17,10 +17,10 @@ def is_own(address: str | None) -> bool:
 
 
 def listening(address: str, patience_s: float) -> str:
-    """Return the address of a cluster once something listens there. Ray itself would try for minutes.
+    """Return the address of a cluster once something listens there.
 
-    `auto` means `RAY_ADDRESS`, or else the last `ray start` on this machine. Ray would also try
-    every Ray among the running processes, such as another user's.
+    Ray itself would try for minutes. `auto` means `RAY_ADDRESS`, or else the last `ray start` on
+    this machine. Ray would also try every Ray among the running processes, such as another user's.
 
     Args:
         address: HOST:PORT or `auto`; Ray validates other forms.
@@ -31,7 +31,8 @@ def listening(address: str, patience_s: float) -> str:
     """
     if not address.strip():
         raise UserError(
-            "--address: it is empty; expected HOST:PORT or auto. Leave it out to start Ray on this machine."
+            "--address: it is empty; expected HOST:PORT or auto. Leave it out to start Ray on this "
+            "machine."
         )
     deadline = time.monotonic() + patience_s
     while True:
@@ -48,7 +49,10 @@ def listening(address: str, patience_s: float) -> str:
 
 def _unreachable(address: str, problem: str) -> str:
     if address:
-        return f"the Ray cluster at {address} cannot be reached: {problem}. Pass the HOST:PORT of its head node."
+        return (
+            f"the Ray cluster at {address} cannot be reached: {problem}. Pass the HOST:PORT of its "
+            "head node."
+        )
     return (
         "--address auto: no Ray cluster is known on this machine; expected RAY_ADDRESS, or a "
         "cluster that `ray start` started here. Pass the HOST:PORT of its head."

@@ -1,4 +1,4 @@
-"""What becomes of a run's trials: passed on to the observer, and filed where only the driver can know it."""
+"""Callbacks of Ray Tune, which report trials to the observer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,22 +21,18 @@ from study.records.paths import Places
 from study.records.store import Failure, Record, RecordStore
 
 RETRIES = 2
-"""How often a trial whose worker died goes on elsewhere from its checkpoint."""
+"""Number of times that a trial whose worker died resumes from its checkpoint."""
 
 
 class DriverCallback(NotPickled, tune.Callback):  # type: ignore[misc] # ray is untyped here
-    """Passes what trials report to the observer, and files what only the driver can know.
+    """Callback that reports trials to the observer.
 
-    Args:
-        places: where records and claims lie.
-        observer: told of everything.
-        resources: what one trial gets.
-        enough: whether the run is to end before its time.
-        again: whether these trials had too little memory before.
+    It also writes the records that no worker can write: of trials that a scheduler stopped, and
+    of trials whose worker died.
 
     Attributes:
-        problem: what a check found wrong, as a sentence; empty where nothing is.
-        out_of_memory: trials for which a share of a GPU had too little memory.
+        problem: error message of a check that failed; empty if none did.
+        out_of_memory: configs of trials that ran out of memory on their share of a GPU.
     """
 
     def __init__(
@@ -44,33 +40,41 @@ class DriverCallback(NotPickled, tune.Callback):  # type: ignore[misc] # ray is 
         places: Places,
         observer: Observer,
         resources: Resources,
-        enough: Callable[[], bool],
+        should_stop: Callable[[], bool],
         *,
-        again: bool = False,
+        is_retry: bool = False,
     ) -> None:
-        self.problem, self.out_of_memory, self._again = "", list[TrainConfig](), again
-        self._store, self._claims, self._places = (
-            RecordStore(places.trials),
-            Claims(places.claims),
-            places,
-        )
-        self._observer, self._enough, self._shared = observer, enough, has_fraction(resources)
+        """Report to an observer.
+
+        Args:
+            places: paths of records and leases.
+            observer: receives all events.
+            resources: resources of one trial.
+            should_stop: returns True when the run should end early.
+            is_retry: True if these trials already ran out of GPU memory once.
+        """
+        self.problem = ""
+        self.out_of_memory: list[TrainConfig] = []
+        self._places = places
+        self._store, self._claims = RecordStore(places.trials), Claims(places.claims)
+        self._observer, self._should_stop, self._is_retry = observer, should_stop, is_retry
+        self._shared = has_fraction(resources)
         self._waiting: dict[str, str] = {}
         self._checked: set[str] = set()
         self._running: set[str] = set()
 
     @property
     def stopping(self) -> bool:
-        """Whether the run is to end before its time."""
-        return bool(self.problem) or self._enough()
+        """True if the run should end early."""
+        return bool(self.problem) or self._should_stop()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing that runs is to be waited for, and the run is to end: at once where a check failed."""
+        """True if the run should end now: a check failed, or it should end and no trial runs."""
         return bool(self.problem) or (self.stopping and not self._running)
 
     def note(self, sentence: str) -> None:
-        """Pass a sentence on to the observer."""
+        """Forward a message to the observer."""
         self._observer.on_message(sentence)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -80,90 +84,97 @@ class DriverCallback(NotPickled, tune.Callback):  # type: ignore[misc] # ray is 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        config, reason = config_of(trial), result["waiting"]
+        config = config_of(trial)
         if result["checked"]:
             self._checked.add(result["checked"])
         if result["problem"]:
             self._refuse(result["checked"], result["problem"])
         if result["epoch"]:
             self._observer.on_epoch_end(config, EpochResult(result["epoch"], result["metrics"]))
+        reason = result["waiting"]
         if reason and reason != self._waiting.get(config.identity):
             self._waiting[config.identity] = reason
             self._observer.on_message(reason)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
-        config, last = config_of(trial), trial.last_result or {}
+        config = config_of(trial)
+        last = trial.last_result or {}
         _compat.drop_metric_history(trial)
         if last.get("state") is not None:
-            record = self._record(config.identity)
-            if record is not None:
-                self._ended(config, record)
-            elif not self._store.path(config.identity).exists():
-                self._observer.on_message(
-                    f"{config.identity} ended as {last['state']}, but its record is not under {self._places.trials}: "
-                    "every node must see the same results folder"
-                )
+            self._report_ended(config, last["state"])
         elif not self.stopping:
             failure = Failure(
                 kind="Stopped", message="stopped early by the scheduler", epoch=last.get("epoch")
             )
-            self._file(unfinished_record(config, "stopped", failure))
+            self._write(unfinished_record(config, "stopped", failure))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
         config = config_of(trial)
         _compat.drop_metric_history(trial)
-        unchecked = [
-            check["cell"] for check in trial.config["checks"] if check["cell"] not in self._checked
-        ]
+        cells = [check["cell"] for check in trial.config["checks"]]
+        unchecked = [cell for cell in cells if cell not in self._checked]
         if unchecked:
             self._refuse(unchecked[0], f"its worker died; Ray says: {_last_line(trial.error_file)}")
             return
-        filed = self._record(config.identity)
-        if filed is not None and filed.state == "failed":  # the worker lived to say why
-            self._observer.on_trial_end(filed)
+        written = self._read(config.identity)
+        if written is not None and written.state == "failed":
+            # The worker lived long enough to write the reason.
+            self._observer.on_trial_end(written)
             return
         message = f"the worker died {RETRIES + 1} times; Ray says: {_last_line(trial.error_file)}"
-        died, claim = (
-            Failure(kind="WorkerDied", message=message),
-            self._claims.read(config.identity),
-        )
-        record = unfinished_record(config, "failed", died).retried(
-            claim.retries if claim else RETRIES
-        )
-        self._file(record.logged(last_lines(self._places.log(config.identity))))
+        failure = Failure(kind="WorkerDied", message=message)
+        claim = self._claims.read(config.identity)
+        retries = claim.retries if claim else RETRIES
+        record = unfinished_record(config, "failed", failure).retried(retries)
+        self._write(record.logged(last_lines(self._places.log(config.identity))))
 
-    def _ended(self, config: TrainConfig, record: Record) -> None:
+    def _report_ended(self, config: TrainConfig, state: str) -> None:
+        """Report the record of a trial whose worker has written it."""
+        record = self._read(config.identity)
+        if record is not None:
+            self._report(config, record)
+        elif not self._store.path(config.identity).exists():
+            self._observer.on_message(
+                f"{config.identity} ended as {state}, but its record is not under "
+                f"{self._places.trials}: every node must see the same results folder"
+            )
+
+    def _report(self, config: TrainConfig, record: Record) -> None:
+        """Report a record, unless the trial is retried because it ran out of GPU memory."""
         failure = record.failure
         if failure is None or record.state != "failed" or not failure.out_of_memory:
             self._observer.on_trial_end(record)
         elif self._shared:
             self.out_of_memory.append(config)
             self._observer.on_message(
-                f"{config.identity} ran out of memory on its share of a GPU; it is tried once more at the end, alone "
-                "on a whole one"
+                f"{config.identity} ran out of memory on its share of a GPU; it is tried once more "
+                "at the end, alone on a whole GPU"
             )
-        elif self._again:
+        elif self._is_retry:
             message = f"also alone on a whole GPU: {failure.message}"
-            again = failure.model_copy(update={"message": message})
-            self._file(record.model_copy(update={"failure": again}))
+            final = failure.model_copy(update={"message": message})
+            self._write(record.model_copy(update={"failure": final}))
         else:
             self._observer.on_trial_end(record)
 
     def _refuse(self, cell: str, reason: str) -> None:
-        self.problem = self.problem or (
-            f"the run is stopped, for a first step of the cell {cell} fails ({reason}); mend it, or give --no-check"
-        )
+        """Note the first check that failed, which ends the run."""
+        if not self.problem:
+            self.problem = (
+                f"the run is stopped, because the first step of the cell {cell} fails ({reason}); "
+                "correct it, or pass --no-check"
+            )
 
-    def _record(self, identity: str) -> Record | None:
+    def _read(self, identity: str) -> Record | None:
         try:
             return self._store.get(identity, self._places.set_aside)
         except (OSError, UserError) as error:
             self._observer.on_message(f"the record of {identity} cannot be read: {error}")
             return None
 
-    def _file(self, record: Record) -> None:
+    def _write(self, record: Record) -> None:
         try:
             self._observer.on_trial_end(self._store.write(record))
         except OSError as error:
@@ -173,7 +184,10 @@ class DriverCallback(NotPickled, tune.Callback):  # type: ignore[misc] # ray is 
 
 
 class StopWhen(NotPickled, tune.Stopper):  # type: ignore[misc] # ray is untyped here
-    """Once the run is to end, stops each trial at the end of its epoch, and those that wait once none runs."""
+    """Stopper of all trials once the run should end.
+
+    Each running trial stops at the end of its epoch. Trials that wait are stopped once none runs.
+    """
 
     def __init__(self, reports: DriverCallback) -> None:
         self._reports = reports

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster or a local Ray, and the resources of one trial."""
+"""Connection to a cluster or a local Ray, and resources of trials."""
 
 import logging
 import time

@@ -1,12 +1,12 @@
-"""Driver of a run: passes trials to Ray Tune."""
+"""Driver of a run, which passes trials to Ray Tune."""
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from dh2l.errors import UserError
 from study.execution.observers import Observer
@@ -23,90 +23,113 @@ from study.records.paths import Places
 from study.spec.schema import SchedulerSettings
 
 
+@dataclass(frozen=True)
+class Round:
+    """Trials of one round of a run.
+
+    Attributes:
+        searcher: suggests configs until it has none left.
+        scheduler: early stopping among the trials of one of the searcher's groups.
+        checks: steps that the first workers take before they train, so that no further workers
+            start. They are skipped if there are as many checks as trials, because each trial
+            would then be its own check.
+    """
+
+    searcher: Searcher
+    scheduler: SchedulerSettings | None = None
+    checks: Sequence[Check] = ()
+
+
 def run_on_ray(
     session: Session,
-    searcher: Searcher,
+    trials: Round,
     places: Places,
     resources: Resources,
     observer: Observer,
-    *,
-    scheduler: SchedulerSettings | None = None,
-    checks: Sequence[Check] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train what a searcher suggests, several trials at a time.
+    """Train the trials of a round, several at a time.
 
-    Trials for which a share of a GPU had too little memory are tried once more, each alone on a whole one.
+    A trial that runs out of memory on its share of a GPU is tried once more, alone on a whole GPU.
 
     Args:
-        session: the Ray that trains them.
-        searcher: gives configs until it has none.
-        places: where records and data lie; on a cluster, folders that every node sees.
-        resources: what one trial gets.
-        observer: told of every epoch and record, in this process.
-        scheduler: early stopping, among the trials of one of the searcher's groups.
-        checks: steps that the first workers take before they train, which costs no start of a worker; left out where
-            they are no fewer than the trials, for then these are their own checks.
-        stop: returns whether to end before the time, each trial at the end of its epoch.
+        session: Ray session that trains them.
+        trials: the trials.
+        places: paths of records and data; on a cluster, every node must see them.
+        resources: resources of one trial.
+        observer: receives every epoch and record, in this process.
+        stop: returns True when the run should end early, each trial at the end of its epoch.
 
     Returns:
-        Whether it ended before its time.
+        True if the run ended early.
 
     Raises:
-        UserError: the cluster cannot be reached, or is too small for one trial; a check failed.
+        UserError: the cluster cannot be reached, or is too small for one trial, or a check failed.
     """
     scratch = session.start(resources)
     resources = replace(resources, gpus=share(resources)[0])
-    checks = checks if len(checks) < searcher.limit else ()
+    if len(trials.checks) >= trials.searcher.limit:
+        trials = replace(trials, checks=())
     reports = DriverCallback(places, observer, resources, stop)
-    _tune(searcher, places, resources, scratch, reports, scheduler, checks)
+    _tune(trials, places, resources, scratch, reports)
     if reports.out_of_memory and not reports.stopping:
-        alone = replace(resources, gpus=1.0)
-        crowded = FixedPlanSearcher(reports.out_of_memory, {}, lambda _: False)
-        reports = DriverCallback(places, observer, alone, stop, again=True)
-        _tune(crowded, places, alone, scratch, reports, None, ())
+        whole = replace(resources, gpus=1.0)
+        retried = Round(FixedPlanSearcher(reports.out_of_memory, {}, lambda _: False))
+        reports = DriverCallback(places, observer, whole, stop, is_retry=True)
+        _tune(retried, places, whole, scratch, reports)
     if reports.problem:
         raise UserError(reports.problem)
     return reports.stopping
 
 
 def _tune(
-    searcher: Searcher,
-    places: Places,
-    resources: Resources,
-    scratch: Path,
-    reports: DriverCallback,
-    scheduler: SchedulerSettings | None,
-    checks: Sequence[Check],
+    trials: Round, places: Places, resources: Resources, scratch: Path, reports: DriverCallback
 ) -> None:
-    """Let Ray Tune run trials until the searcher has no more, or something asks to stop."""
+    """Let Ray Tune run trials until the searcher has none left, or the run should end."""
     forward_nothing()
     if os.environ["RAY_USAGE_STATS_ENABLED"] == "0":
         _compat.skip_callback_report()
     gpus, concurrent = share(resources)
     note_if_busy(resources, gpus, reports.note, lambda: reports.stopping)
-    workers = max(1, min(concurrent, searcher.limit, len(checks)))
+    # No name is bound to the trainable or to a configuration: they hold objects in Ray's store,
+    # which must be freed before Ray shuts down.
     tune.Tuner(
         tune.with_resources(
             tune.with_parameters(Trainable, places=places, resources=resources),
             {"cpu": resources.cpus, "gpu": resources.gpus},
         ),
-        tune_config=tune.TuneConfig(
-            search_alg=SearchAdapter(searcher, lambda: reports.stopping, checks, workers),
-            scheduler=PerCellScheduler(scheduler, searcher.group) if scheduler else FIFOScheduler(),
-            num_samples=searcher.limit,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=scratch.name,
-            storage_path=str(scratch.parent),
-            callbacks=[reports],
-            stop=StopWhen(reports),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            verbose=0,
-        ),
+        tune_config=_tune_config(trials, concurrent, reports),
+        run_config=_run_config(scratch, reports),
     ).fit()
+
+
+def _tune_config(trials: Round, concurrent: int, reports: DriverCallback) -> tune.TuneConfig:
+    searcher = trials.searcher
+    workers = max(1, min(concurrent, searcher.limit, len(trials.checks)))
+    return tune.TuneConfig(
+        search_alg=SearchAdapter(searcher, lambda: reports.stopping, trials.checks, workers),
+        scheduler=_scheduler(trials),
+        num_samples=searcher.limit,
+        max_concurrent_trials=concurrent,
+        reuse_actors=True,
+        trial_name_creator=lambda trial: trial.trial_id,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+
+
+def _run_config(scratch: Path, reports: DriverCallback) -> tune.RunConfig:
+    return tune.RunConfig(
+        name=scratch.name,
+        storage_path=str(scratch.parent),
+        callbacks=[reports],
+        stop=StopWhen(reports),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        failure_config=tune.FailureConfig(max_failures=RETRIES),
+        verbose=0,
+    )
+
+
+def _scheduler(trials: Round) -> TrialScheduler:
+    if trials.scheduler is None:
+        return FIFOScheduler()
+    return PerCellScheduler(trials.scheduler, trials.searcher.group)

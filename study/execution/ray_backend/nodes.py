@@ -1,4 +1,4 @@
-"""Run a function on every node of a Ray cluster."""
+"""Functions that run on every node of a Ray cluster."""
 
 import time
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from dh2l.plugins import Plugin
 from study.execution.ray_backend.connection import cluster
 
 PATIENCE_S = 300.0
-"""How long nodes may take to join where their number is given."""
+"""Seconds to wait for nodes to join, if their number is given."""
 ANSWER_S = 180.0
-"""How long a node may take to answer: it may load torch from a slow disk."""
+"""Seconds to wait for the answer of a node, which may load torch from a slow disk."""
 Result = TypeVar("Result")
 
 
@@ -25,8 +25,8 @@ class Node:
     """A node of a cluster.
 
     Attributes:
-        name: its host name and the start of Ray's name for it.
-        ray_folder: the folder where Ray keeps its sessions there.
+        name: its host name, and the first letters of its ID in Ray.
+        ray_folder: folder in which Ray keeps its sessions there.
         gpus: number of GPUs that Ray has there.
     """
 
@@ -45,20 +45,22 @@ def run_on_every_node(
 
     Args:
         function: called with its node; it must be picklable.
-        address: of the cluster.
-        expected: how many nodes to wait for; None takes those that are there.
+        address: address of the cluster.
+        expected: number of nodes to wait for; None takes those that are there.
         plugins: users' code that nodes load first.
 
     Returns:
-        Each node with the function's result, or with a sentence that says why there is none.
+        Each node with the function's result, or with the reason why there is none.
 
     Raises:
         UserError: the cluster cannot be reached.
     """
     with cluster(address, patience_s=PATIENCE_S if expected else 0.0):
         deadline = time.monotonic() + PATIENCE_S
-        while len(nodes := _alive()) < (expected or 0) and time.monotonic() < deadline:
+        nodes = _alive()
+        while len(nodes) < (expected or 0) and time.monotonic() < deadline:
             time.sleep(0.5)
+            nodes = _alive()
         task = ray.remote(num_cpus=0, max_retries=0)(_with_plugins)
         answers: dict[Any, Node] = {}
         for found in nodes:

@@ -1,4 +1,4 @@
-"""What Ray Tune asks of a run: which trial comes next, and which is stopped early."""
+"""Adapters of searchers and schedulers to Ray Tune."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,16 +18,19 @@ from study.spec.schema import SchedulerSettings
 
 
 class NotPickled:
-    """Ray pickles what drives a run so that `Tuner.restore` can read it; ours is read from the records instead."""
+    """Base of the objects that drive a run, which pickle to nothing.
+
+    Ray pickles them for `Tuner.restore`. A run resumes from its records instead.
+    """
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return object, ()
 
 
 class SearchAdapter(NotPickled, RaySearcher):  # type: ignore[misc] # ray is untyped here
-    """Hands our searcher's trials to Ray and their results back.
+    """Adapter that passes a searcher's trials to Ray, and their outcomes back.
 
-    The first workers are to take their share of the checks before the trial that they are given.
+    The first workers perform their share of the checks before they train their trial.
     """
 
     def __init__(
@@ -37,12 +40,17 @@ class SearchAdapter(NotPickled, RaySearcher):  # type: ignore[misc] # ray is unt
         checks: Sequence[Check] = (),
         workers: int = 1,
     ) -> None:
+        """Wrap a searcher.
+
+        Args:
+            searcher: suggests the trials.
+            stopping: returns True when the run should end early.
+            checks: steps to take before the first trials.
+            workers: number of workers that share the checks.
+        """
         super().__init__(metric="validation_accuracy", mode="max")
-        self._searcher, self._stopping = searcher, stopping
-        self._checks, self._workers = (
-            {check_group(check.config): check for check in checks},
-            workers,
-        )
+        self._searcher, self._stopping, self._workers = searcher, stopping, workers
+        self._checks = {check_group(check.config): check for check in checks}
         self._unchecked = set(self._checks)
         self._identities: dict[str, str] = {}
 
@@ -58,7 +66,7 @@ class SearchAdapter(NotPickled, RaySearcher):  # type: ignore[misc] # ray is unt
         }
 
     def _due(self, own: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The checks of the worker of a trial: first of the trial's own kind, which it is about to train."""
+        """Return the checks of a trial's worker, first that of the trial's own kind."""
         if not self._workers:
             return []
         self._unchecked.discard(own)
@@ -71,25 +79,26 @@ class SearchAdapter(NotPickled, RaySearcher):  # type: ignore[misc] # ray is unt
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        outcome: TrialOutcome = (
-            "failed" if error or not result else result.get("state") or "stopped"
-        )
+        outcome: TrialOutcome = "failed"
+        if result and not error:
+            outcome = result.get("state") or "stopped"
         self._searcher.tell(self._identities[trial_id], outcome)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing to save: what is left to do follows from the records."""
+        """Save nothing, because a run resumes from its records."""
 
     def save(self, checkpoint_path: str) -> None:
-        """As above."""
+        """Save nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """As above."""
+        """Restore nothing."""
 
 
 class PerCellScheduler(NotPickled, FIFOScheduler):  # type: ignore[misc] # ray is untyped here
-    """One of Ray's schedulers for each group of trials: arms are never stopped for being worse than others.
+    """Scheduler with one of Ray's schedulers for each group of trials.
 
-    A trial of no group is never stopped.
+    A trial is thus never stopped for being worse than trials of another arm. A trial without a
+    group is never stopped.
     """
 
     def __init__(self, settings: SchedulerSettings, group_of: Callable[[str], str | None]) -> None:
@@ -133,5 +142,5 @@ class PerCellScheduler(NotPickled, FIFOScheduler):  # type: ignore[misc] # ray i
 
 
 def config_of(trial: Any) -> TrainConfig:
-    """The config that a trial of Ray's was given."""
+    """Return the config of a trial of Ray Tune."""
     return TrainConfig.model_validate(trial.config["config"])

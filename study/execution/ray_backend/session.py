@@ -1,4 +1,4 @@
-"""The Ray of one command, shared by all that the command trains, times and measures."""
+"""Ray session of one command, shared by its training and measurements."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from study.execution.ray_backend.connection import Resources, cluster, require_f
 
 
 class Session:
-    """One Ray, which starts or is joined at its first use.
+    """Ray session that starts, or joins a cluster, at its first use.
 
     Attributes:
         start_s: seconds that the start took.
@@ -22,23 +22,22 @@ class Session:
         self._scratch: Path | None = None
 
     def start(self, resources: Resources) -> Path:
-        """Start or join Ray unless that is done, and return the folder for Ray Tune's files.
+        """Start or join Ray at the first call, and return the folder for Ray Tune's files.
 
         Args:
-            resources: what one trial gets, and where.
+            resources: resources of one trial, and the cluster.
 
         Raises:
-            KeyboardInterrupt: the user asked to stop meanwhile.
+            KeyboardInterrupt: the user asked to stop during the start.
             UserError: the cluster cannot be reached, or this machine is too small for one trial.
         """
         if self._scratch is None:
             require_fit(resources)
             started = time.perf_counter()
-            with Interrupt(
-                self._note
-            ) as interrupt:  # an exception while Ray starts may end the process
+            # An exception while Ray starts may end the process.
+            with Interrupt(self._note) as interrupt:
                 scratch = self._stack.enter_context(cluster(resources.address))
-                interrupt.arm()  # Ray, as it starts, takes SIGTERM
+                interrupt.arm()  # Ray handles SIGTERM itself from its start on
             self._scratch, self.start_s = scratch, time.perf_counter() - started
             if interrupt.raised:
                 raise KeyboardInterrupt

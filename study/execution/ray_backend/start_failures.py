@@ -19,7 +19,7 @@ DISK, MEMORY = 200 << 20, 1 << 30
 
 
 def require_addresses() -> None:
-    """Raise if the limit of address space is so low that Ray's processes abort without an exception.
+    """Raise if Ray's processes would abort without an exception, for lack of address space.
 
     Raises:
         UserError: the limit is too low.
@@ -62,8 +62,8 @@ def _full(folder: Path) -> str:
     if free >= DISK:
         return ""
     return (
-        f"{folder.parent} has {free >> 20} MiB free; expected at least {DISK >> 20} MiB. Make room, "
-        "or set RAY_TMPDIR to another folder."
+        f"{folder.parent} has {free >> 20} MiB free; expected at least {DISK >> 20} MiB. Make "
+        "room, or set RAY_TMPDIR to another folder."
     )
 
 

@@ -1,4 +1,4 @@
-"""A worker: trains the trials that Ray hands it, one after the other."""
+"""Worker of Ray Tune, which trains one trial after the other."""
 
 import gc
 import os
@@ -17,20 +17,20 @@ from study.records.paths import Places
 from study.records.store import Failure, NewerRecord, Record
 
 NODE_S = 1.0
-"""Seconds between two looks at whether the node still lives."""
+"""Seconds between two checks that the node is alive."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a worker tells of a step.
+    """Report of a worker's step.
 
     Attributes:
-        epoch: the epoch that it trained; 0 where it trained none.
-        metrics: that epoch's.
-        state: of the record, where the trial has ended.
-        waiting: why the trial cannot go on now.
-        checked: the cell of which a trial took its one step.
-        problem: what went wrong then.
+        epoch: the epoch that was trained; 0 if none was.
+        metrics: metrics of the epoch.
+        state: state of the record, if the trial has ended.
+        waiting: reason why the trial cannot continue now.
+        checked: cell that was checked.
+        problem: failure of the check.
     """
 
     epoch: int = 0
@@ -41,22 +41,22 @@ class StepReport:
     problem: str | None = None
 
     def result(self) -> dict[str, Any]:
-        """As Ray wants it: schedulers find the accuracy, and Tune whether the worker is to go on."""
+        """Return the report for Ray Tune, with the accuracy for schedulers."""
         name = "validation_accuracy"
         score = {name: self.metrics[name]} if name in self.metrics else {}
-        return {**score, **vars(self), "done": self.state is not None or self.problem is not None}
+        done = self.state is not None or self.problem is not None
+        return {**score, **vars(self), "done": done}
 
 
 class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
-    """A worker. It keeps no state outside the trial that it trains, so it is reused for the next."""
+    """Worker that is reused, because it keeps no state beyond the trial that it trains."""
 
     def setup(self, config: dict[str, Any], places: Places, resources: Resources) -> None:
         Thread(target=_end_with, args=(os.getppid(),), name="node", daemon=True).start()
         for plugin in resources.plugins:
             plugin.load()
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # deterministic trials need it before cuBLAS starts
+        # Deterministic trials need it before cuBLAS starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._places, self._resources, self._crash = places, resources, CrashLog()
         self._threads = max(1, int(resources.cpus))
         self._device = resources.device or ("cuda" if resources.gpus else "cpu")
@@ -68,42 +68,44 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from study.execution.trial import (
-            run_trial,
-        )  # torch is the workers' to import, not the driver's
+        # Imports torch, which the driver does not need.
+        from study.execution.trial import run_trial
 
         self._config = TrainConfig.model_validate(config["config"])
         self._checks: list[dict[str, Any]] = list(config["checks"])
-        words: dict[str, Any] = {"device": self._device, "threads": self._threads}
         self._training = run_trial(
-            self._config, self._places, **words, options=self._resources.options
+            self._config,
+            self._places,
+            device=self._device,
+            threads=self._threads,
+            options=self._resources.options,
         )
 
     def step(self) -> dict[str, Any]:
-        """One epoch; with the last one, the record is filed too. Before the first, one check after the other."""
+        """Perform one check, or train one epoch. After the last epoch, write the record too."""
         if self._checks:
-            return self._checked(**self._checks.pop(0))
-        from study.execution.trial import Waiting
+            return self._check(**self._checks.pop(0))
+        from study.execution.trial_output import Waiting
 
         self._crash.turn_to(self._places.log(self._config.identity))
-        told = StepReport()
+        report = StepReport()
         try:
             result = next(self._training)
             if isinstance(result, EpochResult):
-                told = StepReport(epoch=result.epoch, metrics=result.metrics)
-            if told.epoch == self._config.epochs:
+                report = StepReport(epoch=result.epoch, metrics=result.metrics)
+            if report.epoch == self._config.epochs:
                 result = next(self._training)
             if isinstance(result, Waiting):
-                told = replace(told, waiting=result.reason)
+                report = replace(report, waiting=result.reason)
         except StopIteration as stop:
             self._crash.turn_to(None)
             record: Record = stop.value
-            told = replace(told, state=record.state)
+            report = replace(report, state=record.state)
             if record.state == "failed" and self._device == "cuda":
-                self._after(record.failure)
-        return told.result()
+                self._recover_gpu(record.failure)
+        return report.result()
 
-    def _checked(self, cell: str, config: dict[str, Any]) -> dict[str, Any]:
+    def _check(self, cell: str, config: dict[str, Any]) -> dict[str, Any]:
         from study.execution.trial import train_one_step
 
         failure = train_one_step(
@@ -114,19 +116,18 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
         )
         if failure is not None and failure.out_of_memory and has_fraction(self._resources):
             failure = None  # the trial itself will be tried with a whole GPU
-        problem = (
-            None
-            if failure is None
-            else f"{failure.kind}: {(failure.message.splitlines() or [''])[0]}"
-        )
+        problem = None
+        if failure is not None:
+            lines = failure.message.splitlines() or [""]
+            problem = f"{failure.kind}: {lines[0]}"
         return StepReport(checked=cell, problem=problem).result()
 
-    def _after(self, failure: Failure | None) -> None:
-        """What a failure may have left on the GPU.
+    def _recover_gpu(self, failure: Failure | None) -> None:
+        """Free the memory of the GPU after a failure.
 
         Raises:
-            RuntimeError: it may have broken the process's CUDA context. Ray takes a new process after an exception,
-                and tries the trial there again.
+            RuntimeError: the failure may have broken the CUDA context of the process. After an
+                exception, Ray starts a new process and tries the trial there again.
         """
         if failure is not None and failure.kind == NewerRecord.__name__:
             return  # nothing was trained
@@ -142,10 +143,11 @@ class Trainable(tune.Trainable):  # type: ignore[misc] # ray is untyped here
 
 
 def _end_with(node: int) -> None:
-    """End this process once its node's, the parent, has ended.
+    """End this process once its node, the parent process, has ended.
 
-    A driver's node ends with the driver, however that ends. Ray then lets a worker finish its step, be it an hour long,
-    only to throw away what it did, while nobody else may train the trial.
+    A local node ends with its driver, even if the driver is killed. Ray would then let a worker
+    finish its step, which may take an hour, and discard the result. Meanwhile no other process
+    could train the trial.
     """
     while os.getppid() == node:
         time.sleep(NODE_S)

@@ -1,4 +1,4 @@
-"""What comes next: a searcher gives trials one by one and takes back what became of them."""
+"""Searcher protocol: suggest the next trial, and receive its outcome."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -10,28 +10,32 @@ TrialOutcome = Literal["done", "stopped", "diverged", "failed"]
 
 
 class Searcher(Protocol):
-    """The one interface by which grids and searches drive the trials.
+    """Source of the trials of a run, for grids and searches alike.
 
     Attributes:
-        limit: the most trials that it will give.
+        limit: maximum number of trials that it will suggest.
     """
 
     limit: int
 
     def suggest(self) -> TrainConfig | None:
-        """The next trial's config, or None where there is none left."""
+        """Return the config of the next trial, or None if there is none left."""
 
     def tell(self, identity: str, outcome: TrialOutcome) -> None:
-        """Take back how a trial ended; the record of one that is done has been filed."""
+        """Receive the outcome of a trial. The record of a trial that is done has been written."""
 
     def group(self, identity: str) -> str | None:
-        """The cell of a trial that it gave: trials of one compete while they train. None: it competes with none."""
+        """Return the group of a suggested trial, the name of its cell.
+
+        Trials of one group compete while they train. None: the trial does not compete.
+        """
 
 
 class FixedPlanSearcher:
-    """Gives a plan's missing trials in their order: grids and draws are known beforehand.
+    """Searcher of a plan whose trials are all known: grids and random draws.
 
-    Those that another driver trains just now come last: most likely they are done by then.
+    It suggests the missing trials in order. Trials that another driver is training come last,
+    because they are probably done by then.
     """
 
     def __init__(
@@ -40,11 +44,18 @@ class FixedPlanSearcher:
         groups: Mapping[str, str],
         elsewhere: Callable[[str], bool],
     ) -> None:
+        """Collect the trials.
+
+        Args:
+            missing: configs of the trials, in order.
+            groups: group of each trial that competes with others.
+            elsewhere: returns whether another driver is training a trial.
+        """
         self._left, self._groups, self._elsewhere = deque(missing), groups, elsewhere
         self.limit = len(self._left)
 
     def suggest(self) -> TrainConfig | None:
-        """The plan's next missing trial."""
+        """Return the next missing trial of the plan."""
         for _ in range(len(self._left)):
             if not self._elsewhere(self._left[0].identity):
                 break
@@ -52,8 +63,8 @@ class FixedPlanSearcher:
         return self._left.popleft() if self._left else None
 
     def tell(self, identity: str, outcome: TrialOutcome) -> None:
-        """Nothing to learn: what a plan tries does not depend on results."""
+        """Ignore the outcome, because the plan does not depend on results."""
 
     def group(self, identity: str) -> str | None:
-        """The trial's cell, where it competes."""
+        """Return the cell of a trial that competes with others."""
         return self._groups.get(identity)

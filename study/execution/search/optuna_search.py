@@ -1,4 +1,7 @@
-"""Optuna: the only module that talks to it. Searches the axes of a study's cells; all it remembers are the records."""
+"""Search of the axes of a study's cells with Optuna.
+
+The search has no storage except the records.
+"""
 
 import json
 import random
@@ -27,18 +30,18 @@ from study.state.states import State
 from study.state.study_state import StudyState
 
 REPEATS = 100
-"""How many suggestions in a row may be known already before a cell counts as exhausted."""
+"""Number of known suggestions in a row after which a cell counts as exhausted."""
 
 
 @dataclass
 class Evaluated:
-    """A candidate as Optuna is told of it.
+    """A candidate that was tried, for Optuna.
 
     Attributes:
-        values: of the axes.
-        trials: its trials.
+        values: value of each axis.
+        trials: identities of its trials.
         state: RUNNING, COMPLETE, PRUNED (stopped early, or diverged) or FAIL.
-        results: the objectives, where it is complete.
+        results: the objectives, if it is complete.
     """
 
     values: dict[str, Value]
@@ -48,13 +51,9 @@ class Evaluated:
 
 
 class OptunaSearcher:
-    """Gives the trials of a study whose cells are searched: those that are known and missing first, then new ones.
+    """Searcher of a study whose cells are searched.
 
-    Args:
-        state: the state of the study; its plan has the candidates that the records know.
-        missing: its known trials that are not done.
-        groups: the cell of each of these that competes with others.
-        read: reads the records of some trials.
+    It suggests the missing trials of known candidates first, then trials of new candidates.
     """
 
     def __init__(
@@ -64,6 +63,14 @@ class OptunaSearcher:
         groups: Mapping[str, str],
         read: Callable[[Iterable[str]], Findings],
     ) -> None:
+        """Start a search of each cell from what the records have.
+
+        Args:
+            state: state of the study; its plan has the candidates that the records name.
+            missing: configs of known trials that are not done.
+            groups: cell of each of these trials that competes with others.
+            read: reads the records of some trials.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._groups, self._queue = dict(groups), deque(missing)
         self._owner: dict[str, CellSearch] = {}
@@ -72,48 +79,51 @@ class OptunaSearcher:
             CellSearch(cell, spec, state, read) for cell, spec in pairs if cell.budget is not None
         )
         for search in self._cells:
-            self._owner |= {
-                identity: search for tried in search.tried.values() for identity in tried.trials
-            }
-        # With a weight of 0 a candidate's trials may be those of a cell that shows them whatever comes out.
-        given = [cell for cell in state.plan.cells if not searches(cell)]
-        self._given = {identity for cell in given for c in cell.candidates for identity in c.trials}
+            for tried in search.tried.values():
+                self._owner |= dict.fromkeys(tried.trials, search)
+        self._given = _trials_without_choice(state)
         n_seeds = len(state.study.seeds)
         self.limit = len(self._queue) + n_seeds * sum(search.left for search in self._cells)
 
     def suggest(self) -> TrainConfig | None:
-        """A known trial that is missing; else the first trial of a new candidate, cell by cell."""
+        """Return a known missing trial, or else a trial of a new candidate, cell by cell."""
         while not self._queue and any(search.left for search in self._cells):
             search = self._cells[0]
             self._cells.rotate(-1)
             configs = search.ask()
             self._queue.extend(configs)
-            self._owner |= {config.identity: search for config in configs}
-            self._groups |= {
-                c.identity: search.label for c in configs if c.identity not in self._given
-            }
+            for identity in (config.identity for config in configs):
+                self._owner[identity] = search
+                if identity not in self._given:
+                    self._groups[identity] = search.label
         return self._queue.popleft() if self._queue else None
 
     def tell(self, identity: str, outcome: TrialOutcome) -> None:
-        """Note a trial's end; the other seeds of a candidate that has lost are not begun, unless a cell shows them."""
-        if (search := self._owner.get(identity)) is not None and outcome != "failed":
-            needless = {trial for trial in search.tell(identity, outcome) if trial in self._groups}
-            self._queue = deque(config for config in self._queue if config.identity not in needless)
+        """Receive the outcome of a trial.
+
+        Other seeds of a candidate that has lost are dropped, unless a cell shows them anyway.
+        """
+        search = self._owner.get(identity)
+        if search is None or outcome == "failed":
+            return
+        skippable = {trial for trial in search.tell(identity, outcome) if trial in self._groups}
+        self._queue = deque(config for config in self._queue if config.identity not in skippable)
 
     def group(self, identity: str) -> str | None:
-        """The trial's cell, where it competes."""
+        """Return the cell of a trial that competes with others."""
         return self._groups.get(identity)
 
 
 class CellSearch:
-    """The search of one cell. Every suggestion comes from an Optuna study that is made anew of what was tried.
+    """Search of one cell.
 
-    So nothing has to be kept but the records, and a search that goes on after a kill is the one that was killed.
+    Each suggestion comes from an Optuna study that is rebuilt from all candidates tried so far.
+    A search therefore needs no storage except the records, and resumes exactly after a kill.
 
     Attributes:
-        label: the cell's name.
-        left: how many candidates may still be suggested.
-        tried: by their values, as JSON.
+        label: name of the cell.
+        left: number of candidates that may still be suggested.
+        tried: candidates that were tried, by their values as JSON.
     """
 
     def __init__(
@@ -123,7 +133,7 @@ class CellSearch:
         state: StudyState,
         read: Callable[[Iterable[str]], Findings],
     ) -> None:
-        assert cell.budget is not None  # noqa: S101 the caller has seen it
+        assert cell.budget is not None  # noqa: S101 the caller has checked it
         self._spec, self._study, self._read = spec, state.study, read
         self.label = str(cell.key)
         self.left = cell.candidates_left
@@ -131,23 +141,26 @@ class CellSearch:
         self._repeats: list[str] = []
 
     def ask(self) -> list[TrainConfig]:
-        """The trials of a new candidate, one for each seed; none where the search's space holds no more."""
+        """Return the trials of a new candidate, one for each seed.
+
+        There are none if the search space is exhausted.
+        """
         for _ in range(REPEATS):
             values = self._suggestion()
-            if (name := json.dumps(values)) in self.tried:
-                self._repeats.append(name)  # told, it moves the sampler on
+            name = json.dumps(values)
+            if name in self.tried:
+                self._repeats.append(name)  # reported again, so that the next suggestion differs
                 continue
             configs = [self._spec.config(values, seed) for seed in self._study.seeds]
-            self.tried[name] = Evaluated(
-                values, tuple(c.identity for c in configs), TrialState.RUNNING
-            )
+            identities = tuple(config.identity for config in configs)
+            self.tried[name] = Evaluated(values, identities, TrialState.RUNNING)
             self.left -= 1
             return configs
         self.left = 0
         return []
 
     def tell(self, identity: str, outcome: TrialOutcome) -> tuple[str, ...]:
-        """Note a trial's end; returns the trials of a candidate that has lost."""
+        """Receive the outcome of a trial, and return the trials of a candidate that has lost."""
         tried = next(tried for tried in self.tried.values() if identity in tried.trials)
         if outcome in ("stopped", "diverged"):
             tried.state = TrialState.PRUNED
@@ -158,16 +171,16 @@ class CellSearch:
         return ()
 
     def _suggestion(self) -> dict[str, Value]:
-        told = [*self.tried.values(), *(self.tried[name] for name in self._repeats)]
-        study = rebuild_optuna_study(self._spec, told)
-        settings, number = self._study.searcher, len(told)
+        tried = [*self.tried.values(), *(self.tried[name] for name in self._repeats)]
+        study = rebuild_optuna_study(self._spec, tried)
+        settings = self._study.searcher
         assert settings is not None  # noqa: S101 only cells with a budget are searched
-        study.sampler = _sampler(settings, f"{self._study.search_seed}:{self.label}:{number}")
+        study.sampler = _sampler(settings, f"{self._study.search_seed}:{self.label}:{len(tried)}")
         trial = study.ask()
 
         def pick(key: str, axis: Axis) -> Value:
             if axis.values is not None:
-                return json.loads(trial.suggest_categorical(key, _words(axis)))
+                return json.loads(trial.suggest_categorical(key, _json_values(axis)))
             low, high = axis.uniform or axis.loguniform or (0.0, 0.0)
             drawn = rounded(trial.suggest_float(key, low, high, log=axis.loguniform is not None))
             return min(max(drawn, low), high)
@@ -176,26 +189,36 @@ class CellSearch:
 
 
 def rebuild_optuna_study(spec: CellConfigs, tried: Iterable[Evaluated]) -> optuna.Study:
-    """An Optuna study in memory that knows what was tried in a cell."""
+    """Return an Optuna study in memory with the candidates that were tried in a cell."""
     settings = spec.file.study.searcher
     assert settings is not None  # noqa: S101 only cells with a budget are searched
     several = len(settings.objectives) > 1
     study = optuna.create_study(directions=[DIRECTIONS[name] for name in settings.objectives])
     for one in tried:
-        # With several objectives Optuna knows no pruning: there a lost candidate has failed.
-        state = TrialState.FAIL if several and one.state is TrialState.PRUNED else one.state
-        study.add_trial(
-            create_trial(
-                state=state,
-                values=one.results if state is TrialState.COMPLETE else None,
-                params={
-                    k: json.dumps(v) if spec.axes[k].values is not None else v
-                    for k, v in one.values.items()
-                },
-                distributions={key: _distribution(spec.axes[key]) for key in one.values},
-            )
+        state = one.state
+        if several and state is TrialState.PRUNED:
+            state = TrialState.FAIL  # Optuna has no pruning with several objectives
+        trial = create_trial(
+            state=state,
+            values=one.results if state is TrialState.COMPLETE else None,
+            params={key: _parameter(spec.axes[key], value) for key, value in one.values.items()},
+            distributions={key: _distribution(spec.axes[key]) for key in one.values},
         )
+        study.add_trial(trial)
     return study
+
+
+def _trials_without_choice(state: StudyState) -> set[str]:
+    """Return the trials of cells that show them regardless of the results.
+
+    With a weight of 0, a candidate of a searched cell may have such trials too.
+    """
+    trials: set[str] = set()
+    for cell in state.plan.cells:
+        if not searches(cell):
+            for candidate in cell.candidates:
+                trials.update(candidate.trials)
+    return trials
 
 
 def _known(candidate: Candidate, state: StudyState) -> Evaluated:
@@ -204,9 +227,8 @@ def _known(candidate: Candidate, state: StudyState) -> Evaluated:
     if results is not None:
         return Evaluated(candidate.values, candidate.trials, TrialState.COMPLETE, results)
     lost = State.STOPPED in states or State.DIVERGED in states
-    return Evaluated(
-        candidate.values, candidate.trials, TrialState.PRUNED if lost else TrialState.RUNNING
-    )
+    trial_state = TrialState.PRUNED if lost else TrialState.RUNNING
+    return Evaluated(candidate.values, candidate.trials, trial_state)
 
 
 def _sampler(settings: SearchSettings, seed: str) -> BaseSampler:
@@ -218,13 +240,17 @@ def _sampler(settings: SearchSettings, seed: str) -> BaseSampler:
         return TPESampler(seed=number, constant_liar=True)
 
 
+def _parameter(axis: Axis, value: Value) -> Any:
+    return value if axis.values is None else json.dumps(value)
+
+
 def _distribution(axis: Axis) -> BaseDistribution:
     if axis.values is not None:
-        return CategoricalDistribution(_words(axis))
+        return CategoricalDistribution(_json_values(axis))
     low, high = axis.uniform or axis.loguniform or (0.0, 0.0)
     return FloatDistribution(low, high, log=axis.loguniform is not None)
 
 
-def _words(axis: Axis) -> list[Any]:
-    """The values of a grid or choice as JSON: Optuna takes no lists."""
+def _json_values(axis: Axis) -> list[Any]:
+    """Return the values of a grid or choice as JSON, because Optuna does not take lists."""
     return list(dict.fromkeys(json.dumps(value) for value in axis.values or []))
