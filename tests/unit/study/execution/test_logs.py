@@ -1,4 +1,4 @@
-"""What a trial's process says goes into the trial's log, and where it is lost nothing else is."""
+"""Log of a trial: a copy of its output, without which it still trains."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ import pytest
 from study.execution.logs import LETTERS, LINES, TrialLog, last_lines
 
 
-def test_a_log_has_what_is_printed_and_logged_and_so_has_the_terminal(
+def test_output_goes_to_the_log_and_to_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = TrialLog(tmp_path / "logs" / "trial.log")
@@ -28,10 +28,10 @@ def test_a_log_has_what_is_printed_and_logged_and_so_has_the_terminal(
     assert "to stderr\n" in said_here.err
 
 
-def test_who_keeps_a_stream_longer_than_the_log_still_writes_to_the_terminal(
+def test_a_stream_kept_after_the_log_writes_to_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a logging handler does, or a progress bar, that the user's code makes in its first trial."""
+    """A logging handler or a progress bar that a user's code creates may keep the stream."""
     log = TrialLog(tmp_path / "trial.log")
     with log.written():
         kept = sys.stdout
@@ -40,7 +40,7 @@ def test_who_keeps_a_stream_longer_than_the_log_still_writes_to_the_terminal(
     assert capsys.readouterr().out == "later\n"
 
 
-def test_a_log_that_says_nothing_or_is_not_to_be_kept_leaves_no_file(tmp_path: Path) -> None:
+def test_a_log_that_is_empty_or_not_kept_leaves_no_file(tmp_path: Path) -> None:
     TrialLog(tmp_path / "empty.log").close(keep=True)
     log = TrialLog(tmp_path / "done.log")
     with log.written():
@@ -49,7 +49,7 @@ def test_a_log_that_says_nothing_or_is_not_to_be_kept_leaves_no_file(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_log_can_be_written_the_trial_goes_on(
+def test_without_a_log_the_trial_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "logs").write_text("a file, not a folder", encoding="utf-8")
@@ -61,7 +61,7 @@ def test_where_no_log_can_be_written_the_trial_goes_on(
     assert last_lines(tmp_path / "logs" / "trial.log") == ()
 
 
-def test_a_later_process_appends_and_a_new_start_forgets(tmp_path: Path) -> None:
+def test_a_later_process_appends_and_a_new_start_truncates(tmp_path: Path) -> None:
     path = tmp_path / "trial.log"
     for word, anew in (("first", False), ("second", False), ("third", True)):
         log = TrialLog(path, anew=anew)
@@ -73,7 +73,7 @@ def test_a_later_process_appends_and_a_new_start_forgets(tmp_path: Path) -> None
     assert last_lines(path) == ("third",)
 
 
-def test_last_lines_are_few_and_short_and_begin_with_a_crash_where_there_is_one(
+def test_last_lines_are_cut_and_begin_with_a_crash(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "trial.log"

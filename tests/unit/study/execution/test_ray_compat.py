@@ -84,7 +84,7 @@ def test_callbacks_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_processes_start_in_their_own_group_and_a_local_ray_joins_no_cluster(
+def test_processes_have_their_own_group_and_local_ray_is_alone(
     local: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
@@ -103,7 +103,7 @@ def test_a_shutdown_leaves_no_core_worker() -> None:
     assert getattr(worker.global_worker, "core_worker", None) is None
 
 
-def test_a_trial_of_tune_keeps_statistics_that_can_be_deleted() -> None:
+def test_statistics_of_a_trial_of_tune_can_be_deleted() -> None:
     trial = Trial("any", stub=True)
     trial.run_metadata.update_metric("loss", 1.0)
     assert trial.run_metadata.metric_analysis
@@ -113,5 +113,5 @@ def test_a_trial_of_tune_keeps_statistics_that_can_be_deleted() -> None:
     assert not trial.run_metadata.metric_n_steps
 
 
-def test_ray_says_that_a_start_timed_out_in_the_words_that_are_searched() -> None:
+def test_ray_reports_a_start_that_timed_out_in_these_words() -> None:
     assert _compat.STARTUP_TIMEOUT in Path(node.__file__).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The surroundings of Ray's workers: a private token, and no environment of its own."""
+"""Environment of Ray's workers: a private token, and the driver's Python environment."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from study.execution.ray_backend.worker_environment import (
 
 
 @pytest.mark.parametrize(("given", "made"), [(None, False), ("0", False), ("1", True)])
-def test_uv_makes_an_environment_for_workers_only_where_a_user_asks_for_it(
+def test_uv_makes_environments_only_on_request(
     given: str | None, made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_constants, UV_VARIABLE, not made)
@@ -27,7 +27,7 @@ def test_uv_makes_an_environment_for_workers_only_where_a_user_asks_for_it(
 
 
 @pytest.mark.parametrize("before", [None, "kept"])
-def test_nobody_else_can_read_the_token(
+def test_only_the_user_can_read_the_token(
     before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -50,7 +50,7 @@ def test_nobody_else_can_read_the_token(
 @pytest.mark.parametrize(
     "variables", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "a-users-own"}, {}]
 )
-def test_no_token_is_made_where_none_is_used_or_the_home_cannot_be_written(
+def test_no_token_is_made_if_unused_or_without_a_home(
     variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "file"
