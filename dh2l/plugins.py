@@ -46,7 +46,8 @@ class Plugin:
             _run_file(self)
         elif (here := _import_module(self.name)) != self.hash:
             raise UserError(
-                f"the plugin {self.name} is another here than where the run began (hash {here}, not {self.hash}); "
+                f"the plugin {self.name} is another here than where the run began (hash {here}, "
+                f"not {self.hash}); "
                 "install the same on every machine, or give it as a file"
             )
 
@@ -125,7 +126,8 @@ def _import_module(name: str) -> str:
             spec = None
         if spec is None or spec.origin is None:
             raise _NotFound(
-                f"there is no plugin {name!r}: no such file, and no module of that name that Python can import; give "
+                f"there is no plugin {name!r}: no such file, and no module of that name that "
+                "Python can import; give "
                 "the path of a .py file, or install the module"
             )
         folders = spec.submodule_search_locations
@@ -165,7 +167,8 @@ def _told(name: str, ours: Callable[[str], bool]) -> Iterator[None]:
         raise
     except SyntaxError as error:
         raise UserError(
-            f"{error.filename or name}:{error.lineno}: the plugin {name} is not valid Python ({error.msg})"
+            f"{error.filename or name}:{error.lineno}: the plugin {name} is not valid Python "
+            f"({error.msg})"
         ) from None
     except (Exception, SystemExit) as error:
         said = (

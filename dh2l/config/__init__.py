@@ -1,1 +1,1 @@
-"""The configuration of one trial, its identity, and its binding to data and weights."""
+"""Config of one trial, its identity, and its binding to data."""

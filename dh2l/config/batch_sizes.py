@@ -18,10 +18,13 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 
 def n_training_images(config: TrainConfig, manifest: Manifest) -> int | None:
-    """How many images an epoch trains on; None where the manifest, of an earlier time, does not say.
+    """Count the images that an epoch trains on.
+
+    Returns:
+        The count, or None where the manifest, of an earlier version, does not hold the class sizes.
 
     Raises:
-        DataError: a class that has too few images to be split, by its name.
+        DataError: a class has too few images to be split; the message names it.
     """
     if config.protocol == "paper":
         return manifest.n_train
@@ -37,15 +40,15 @@ def n_training_images(config: TrainConfig, manifest: Manifest) -> int | None:
 
 @lru_cache(maxsize=16)
 def _validated(sizes: tuple[int, ...], fraction: float) -> int:
-    """How many images are held out of classes of these sizes."""
+    """Count the images held out of classes of these sizes."""
     return sum(held_out(n, fraction) for n in sizes)
 
 
 def check_batches(config: TrainConfig, n: int, image_shape: tuple[int, ...]) -> None:
-    """Refuse batches of which batch norm would see one value per channel, as it raises then.
+    """Refuse batches in which batch norm would see one value per channel.
 
-    It does where one image is left over and the network's last layers are one pixel large. Of a user's model nothing
-    is known, so nothing is refused.
+    Batch norm raises where one image is left over and the network's last layers are one pixel
+    large. A user's model is not checked, because the size of its last layers is unknown.
 
     Args:
         config: the trial's.
@@ -53,7 +56,7 @@ def check_batches(config: TrainConfig, n: int, image_shape: tuple[int, ...]) -> 
         image_shape: height, width and channels of what the network is given.
 
     Raises:
-        UserError: they are, with the nearest sizes that are not.
+        UserError: a batch is refused; the message names the nearest sizes that train.
     """
     stride = MODELS[config.model].stride
     if not stride or math.prod(math.ceil(side / stride) for side in image_shape[:2]) > 1:
@@ -72,14 +75,16 @@ def check_batches(config: TrainConfig, n: int, image_shape: tuple[int, ...]) -> 
         ][:1]
     pieces = f"batches of {config.batch_size}" + ("" if micro is None else f", {micro} at a time,")
     raise UserError(
-        f"{n:,} training images in {pieces} leave one image alone, of which batch norm in {config.model} would see one "
-        f"value per channel; expected at least 2 images of {image_shape[1]}×{image_shape[0]} pixels at a time. "
+        f"{n:,} training images in {pieces} leave one image alone, of which batch norm in "
+        f"{config.model} would see one "
+        f"value per channel; expected at least 2 images of {image_shape[1]}×{image_shape[0]} "
+        "pixels at a time. "
         f"Set {' or '.join(remedies)}"
     )
 
 
 def _leaves_one(n: int, batch_size: int, micro_batch: int | None) -> bool:
-    """Whether some batch, or some part of one, is a single image."""
+    """Return True if some batch, or some part of one, is a single image."""
     sizes = {min(batch_size, n), n % batch_size} - {0}
     if micro_batch is not None:
         sizes = {size if size <= micro_batch else size % micro_batch for size in sizes}

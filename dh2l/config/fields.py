@@ -24,13 +24,13 @@ from dh2l.registry.register import REGULARISERS, FieldValue, regulariser_fields
 def _in_one_sentence(
     value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
 ) -> Any:
-    """Pydantic tells of a union's every branch, under names of its own; a user needs one sentence."""
+    """Report one error for a union. Pydantic would report one per branch, under generated names."""
     try:
         return validate(value)
     except ValidationError:
         raise ValueError(
-            f"{info.field_name} is {format_value(value)}, but must be a number ≥ 0 or a list of them"
-            + remedy("float_type", value)
+            f"{info.field_name} is {format_value(value)}, but must be a number ≥ 0 or a list of "
+            "them" + remedy("float_type", value)
         ) from None
 
 
@@ -63,10 +63,12 @@ class ConfigFields(BaseModel):
     dataset: str = "digits"
     """Name of a prepared data set."""
     data_hash: str = ""
-    """Hash of the prepared data; filled in from the manifest, so that other pixels are another trial."""
+    """Hash of the prepared data; filled in from the manifest, so that other pixels are another
+    trial."""
     tree: str | None = None
-    """A class tree instead of the data set's own: a shipped one's name, or a YAML file. `shuffled` is the data set's
-    own with its classes permuted, for training alone: what is measured is measured by the data set's own tree."""
+    """A class tree instead of the data set's own: a shipped one's name, or a YAML file. `shuffled`
+    is the data set's own with its classes permuted, for training alone: what is measured is
+    measured by the data set's own tree."""
     tree_seed: Seed = 0
     """Seed of `tree: shuffled`."""
     tree_hash: str = ""
@@ -82,28 +84,33 @@ class ConfigFields(BaseModel):
     flip: bool | None = None
     """Random horizontal flip (D15). Default: the data set's own."""
     statistics: Literal["data", "imagenet"] | None = None
-    """Channel statistics that images are normalised by. Default: the training set's (D15), but ImageNet's with
-    `weights: imagenet`."""
+    """Channel statistics that images are normalised by. Default: the training set's (D15), but
+    ImageNet's with `weights: imagenet`."""
 
     model: str = "resnet20"
     """Architecture: a key of `dh2l.registry.entries.MODELS`."""
     shortcut: Literal["A", "B"] = "A"
-    """Shortcut of CIFAR networks where the shape changes (D12): A without parameters, B a 1×1 convolution."""
+    """Shortcut of CIFAR networks where the shape changes (D12): A without parameters, B a 1×1
+    convolution."""
     weights: str | None = None
-    """Weights to start from: `imagenet`, or a file of a state dict. The classifier is always drawn anew."""
+    """Weights to start from: `imagenet`, or a file of a state dict. The classifier is always drawn
+    anew."""
     weights_hash: str = ""
     """Hash of these weights; filled in."""
 
     epochs: int = Field(default=300, ge=1, le=100_000)
     """Passes over the training set."""
     batch_size: int = Field(default=512, ge=2)
-    """Images per step; the last, partial batch is kept. One image alone is refused where batch norm cannot take it."""
+    """Images per step; the last, partial batch is kept. One image alone is refused where batch norm
+    cannot take it."""
     micro_batch: Annotated[int, Field(ge=2)] | None = None
-    """Images at a time, where a batch does not fit: gradients add up over the batch, batch norm sees these alone."""
+    """Images at a time, where a batch does not fit: gradients add up over the batch, batch norm
+    sees these alone."""
     lr: Finite = Field(default=0.1, gt=0)
     """Initial learning rate of SGD; with a warm-up, the rate at its end."""
     schedule: Literal["steps", "linear", "cosine", "rex"] = "steps"
-    """How the rate falls (D13): at milestones, or in every step along a curve that ends with the last step."""
+    """How the rate falls (D13): at milestones, or in every step along a curve that ends with the
+    last step."""
     lr_final: NonNegative = 0.0
     """Rate of the last step under `linear`, `cosine` and `rex`."""
     lr_milestones: Floats = (0.5, 0.75)
@@ -111,8 +118,8 @@ class ConfigFields(BaseModel):
     lr_gamma: float = Field(default=0.1, gt=0, le=1)
     """Factor of each drop."""
     warmup_epochs: int = Field(default=0, ge=0)
-    """Epochs over which the rate rises linearly to `lr`: once an epoch under `schedule: steps`, else in every step
-    (D13)."""
+    """Epochs over which the rate rises linearly to `lr`: once an epoch under `schedule: steps`,
+    else in every step (D13)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD momentum."""
     nesterov: bool = False
@@ -122,10 +129,11 @@ class ConfigFields(BaseModel):
     decay_batch_norm: bool = False
     """Whether weight decay also acts on batch norm's parameters (D14)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the network: `tf32` for a GPU's convolutions, `bf16` autocast. Regularisers are always fp32."""
+    """Arithmetic of the network: `tf32` for a GPU's convolutions, `bf16` autocast. Regularisers are
+    always fp32."""
     compiled: bool = False
-    """Whether `torch.compile` fuses the network's element-wise work. Rounds differently, and takes half a minute the
-    first time on a machine, seconds a trial afterwards: for long trials."""
+    """Whether `torch.compile` fuses the network's element-wise work. Rounds differently, and takes
+    half a minute the first time on a machine, seconds a trial afterwards: for long trials."""
     deterministic: bool = False
     """Only deterministic kernels: on a GPU, the same seed then gives the same bits."""
     seed: Seed = 0
@@ -134,7 +142,8 @@ class ConfigFields(BaseModel):
     lambda_e: NonNegative = 0.0
     """λe, weight of the energy E; 0 switches E off."""
     metric: str | None = None
-    """Pairwise penalty of the classifier's vectors (E and H), a key of `dh2l.pairwise.penalties.METRICS`."""
+    """Pairwise penalty of the classifier's vectors (E and H), a key of
+    `dh2l.pairwise.penalties.METRICS`."""
     conv_metric: str | None = None
     """Pairwise penalty of the convolutions' vectors. Default: `metric`."""
     e_scope: Scope | None = None
@@ -157,7 +166,8 @@ class ConfigFields(BaseModel):
     radius_ratio: float = Field(default=0.4, gt=0, lt=1)
     """δ of `radius: unit`: inner over outer radius."""
     outer_radius_factor: Finite = Field(default=1 + math.sqrt(2), gt=0)
-    """Outer radius over the initial mean length one level below, for `learned` and `mean` centres (D9)."""
+    """Outer radius over the initial mean length one level below, for `learned` and `mean` centres
+    (D9)."""
     lambda_l: LevelWeights = 0.0
     """λl, weight of R_p + R_c: one value for every level, or a list, level 1 first."""
     batch_structure: Literal["seen", "all"] = "seen"
@@ -169,13 +179,14 @@ class ConfigFields(BaseModel):
     lambda_c3: NonNegative = 0.0
     """Weight of constraint C3: sibling spheres do not overlap."""
     constraint_form: Literal["hinge", "squared", "augmented"] = "hinge"
-    """Of a violation v: λv, λv², or an augmented Lagrangian with multipliers updated every epoch (D10)."""
+    """Of a violation v: λv, λv², or an augmented Lagrangian with multipliers updated every epoch
+    (D10)."""
     lambda_o: NonNegative = 0.0
     """λo, weight of the orthogonality of sibling spheres' centres (D11)."""
 
     regularisers: dict[str, FieldValue] = {}
-    """Fields of registered regularisers: `lambda_<name>`, the weight, and `<name>_<argument>`; in files and studies
-    they stand beside the other fields."""
+    """Fields of registered regularisers: `lambda_<name>`, the weight, and `<name>_<argument>`; in
+    files and studies they stand beside the other fields."""
 
     @field_validator("regularisers")
     @classmethod
@@ -196,7 +207,8 @@ class ConfigFields(BaseModel):
                 raise ValueError(f"{name} is {format_value(value)}, but must be {words[kind]}{fix}")
             if name.startswith("lambda_") and not 0 <= float(value) <= LARGEST:
                 raise ValueError(
-                    f"{name} is {value!r}, but a weight must be a finite number ≥ 0, at most {LARGEST:.8g}"
+                    f"{name} is {value!r}, but a weight must be a finite number ≥ 0, at most "
+                    f"{LARGEST:.8g}"
                 )
         typed = {name: type(defaults[name])(value) for name, value in values.items()}
         return {
@@ -224,7 +236,8 @@ class ConfigFields(BaseModel):
     def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
         if any(m >= 1 for m in milestones) or list(milestones) != sorted(milestones):
             raise ValueError(
-                f"lr_milestones are {list(milestones)}, but must be rising fractions of the epochs, below 1"
+                f"lr_milestones are {list(milestones)}, but must be rising fractions of the "
+                "epochs, below 1"
             )
         return milestones
 
@@ -233,7 +246,7 @@ class ConfigFields(BaseModel):
 
     @property
     def hierarchical(self) -> bool:
-        """Whether the classifier is the hierarchical one."""
+        """True if the classifier is the hierarchical one."""
         return self.classifier == "hierarchical"
 
     @property
@@ -248,17 +261,17 @@ class ConfigFields(BaseModel):
 
     @property
     def energy_on_convolutions(self) -> bool:
-        """Whether E acts on the convolutions."""
+        """True if E acts on the convolutions."""
         return self._e_on("conv")
 
     @property
     def energy_on_classifier(self) -> bool:
-        """Whether E acts on the classifier."""
+        """True if E acts on the classifier."""
         return self._e_on("classifier")
 
     @property
     def regularised_hierarchy(self) -> bool:
-        """Whether R = Σ_l λ_l (R_p + R_c) is part of the loss."""
+        """True if R = Σ_l λ_l (R_p + R_c) is part of the loss."""
         return self.hierarchical and positive(self.effective_lambda_l)
 
     @property
@@ -274,8 +287,8 @@ class ConfigFields(BaseModel):
     def effective_lambda_l(self) -> float | tuple[float, ...]:
         """λ_l in a form that equal trials share: a list of equal values as that value.
 
-        λ_1 of a deeper tree weighs something under `parent` centres alone: elsewhere nodes of level 1 own
-        no surface vector (no R_p), and R_c begins at level 2. There λ_2 stands in for it.
+        λ_1 of a deeper tree has a weight under `parent` centres alone: elsewhere nodes of level 1
+        have no surface vector (no R_p), and R_c begins at level 2. There λ_2 replaces it.
         """
         if not isinstance(weights := self.lambda_l, tuple):
             return weights
@@ -285,7 +298,7 @@ class ConfigFields(BaseModel):
 
     @property
     def constrained(self) -> bool:
-        """Whether one of the constraints between spheres is part of the loss."""
+        """True if one of the constraints between spheres is part of the loss."""
         return self.hierarchical and max(self.lambda_c1, self.lambda_c2, self.lambda_c3) > 0
 
     @property
@@ -299,12 +312,12 @@ class ConfigFields(BaseModel):
 
     @property
     def channel_statistics(self) -> Literal["data", "imagenet"]:
-        """What images are normalised by, with its default resolved."""
+        """Statistics that images are normalised by, with the default resolved."""
         return self.statistics or ("imagenet" if self.weights == "imagenet" else "data")
 
     @property
     def arm(self) -> str:
-        """Name of the arm: baseline, baseline+l2, or what is added: E, H or H0, regularisers by name, joined by +."""
+        """Name of the arm: baseline, baseline+l2, or E, H, H0 and regularisers, joined by +."""
         parts = ["E"] * (self.lambda_e > 0)
         if self.hierarchical:
             regularised = self.regularised_hierarchy or self.constrained or self.lambda_o > 0

@@ -19,7 +19,7 @@ _numerics = ContextVar("numerics", default=NUMERICS)
 
 @contextmanager
 def under_numerics(number: int) -> Iterator[None]:
-    """Compute identities as the library did when `NUMERICS` was another number, to find records of that time."""
+    """Compute identities under another `NUMERICS`, to find records of that version."""
     token = _numerics.set(number)
     try:
         yield
@@ -45,7 +45,10 @@ def numerics_of(config: ConfigFields, name: str) -> int:
 
 
 def canonical(config: ConfigFields) -> dict[str, Any]:
-    """The active fields that differ from their defaults; sorted by name, as JSON has them, plus `numerics`."""
+    """Return the active fields that differ from their defaults, plus `numerics`.
+
+    They are sorted by name, as JSON has them.
+    """
     fields = type(config).model_fields
     values = {
         name: v for name, field in fields.items() if (v := getattr(config, name)) != field.default
@@ -87,7 +90,7 @@ def _sources(config: ConfigFields) -> dict[str, str]:
 
 
 def digest_of(identity: str) -> str:
-    """The hash at the end of an identity, which alone decides; the words before it are for people."""
+    """Return the hash at the end of an identity, which alone decides; the words are for people."""
     return identity.rpartition("-")[2]
 
 

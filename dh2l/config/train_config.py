@@ -19,12 +19,16 @@ from dh2l.wording import counted
 
 
 class TrainConfig(ConfigFields):
-    """Everything with numeric meaning for one trial. D# names a decision where the paper is silent."""
+    """Everything with numeric meaning for one trial. D# names a decision where the paper is
+    silent.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _gather_regularisers(cls, values: Any) -> Any:
-        """Move the fields of registered regularisers, which are written beside the others, to their place."""
+        """Move the fields of registered regularisers, written beside the others, to their
+        mapping.
+        """
         if not isinstance(values, dict):
             return values
         own = {key: value for key, value in values.items() if regulariser_of(str(key))}
@@ -35,6 +39,15 @@ class TrainConfig(ConfigFields):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_classifier()
+        self._check_optimizer()
+        if self.weights is not None and not self.weights:
+            raise ValueError("weights is empty; give imagenet or a file, or leave it out")
+        self._check_metrics()
+        return self
+
+    def _check_classifier(self) -> None:
+        """Refuse weights and constraints that the classifier does not have."""
         if not self.hierarchical:
             for field in WEIGHTS["H"]:
                 if positive(getattr(self, field)):
@@ -44,13 +57,17 @@ class TrainConfig(ConfigFields):
                     )
         if self.hierarchical and self.radius == "unit" and self.lambda_c1:
             raise ValueError(
-                "lambda_c1 has no effect with radius: unit, where all radii are constants; set it to 0"
+                "lambda_c1 has no effect with radius: unit, where all radii are constants; set it "
+                "to 0"
             )
+
+    def _check_optimizer(self) -> None:
+        """Refuse schedules without a step after warm-up, or that rise, and Nesterov alone."""
         if self.schedule != "steps" and self.warmup_epochs >= self.epochs:
             raise FieldError(
                 ("warmup_epochs",),
-                f"warmup_epochs is {self.warmup_epochs}, but schedule: {self.schedule} needs fewer than the "
-                f"{counted(self.epochs, 'epoch')}; lower it",
+                f"warmup_epochs is {self.warmup_epochs}, but schedule: {self.schedule} needs "
+                f"fewer than the {counted(self.epochs, 'epoch')}; lower it",
             )
         if is_active(self, "lr_final") and self.lr_final > self.lr:
             raise FieldError(
@@ -61,8 +78,9 @@ class TrainConfig(ConfigFields):
                 ("nesterov",),
                 "nesterov needs a momentum above 0; set momentum, or leave nesterov out",
             )
-        if self.weights is not None and not self.weights:
-            raise ValueError("weights is empty; give imagenet or a file, or leave it out")
+
+    def _check_metrics(self) -> None:
+        """Refuse E and H without a metric."""
         if is_active(self, "metric") and self.metric is None:
             raise ValueError(
                 "E and H need a metric, but none is given; for instance metric: cos_hm"
@@ -71,7 +89,6 @@ class TrainConfig(ConfigFields):
             raise ValueError(
                 "E on the convolutions needs a metric or a conv_metric; for instance metric: cos_hm"
             )
-        return self
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
@@ -88,13 +105,15 @@ class TrainConfig(ConfigFields):
         return None if self.tree == "shuffled" else self.tree
 
     def training_tree(self, own: ClassTree) -> ClassTree:
-        """Return the class tree that a trial trains by; a plain classifier trains by none, and keeps the own one.
+        """Return the class tree that a trial trains by.
+
+        A plain classifier trains by no tree, and keeps the data set's own.
 
         Args:
             own: the data set's own class tree, or the one that was read instead.
 
         Raises:
-            UserError: shuffling it changes nothing.
+            UserError: shuffling the tree changes nothing.
         """
         return (
             own.shuffled(self.tree_seed) if self.tree == "shuffled" and self.hierarchical else own
@@ -120,7 +139,9 @@ class TrainConfig(ConfigFields):
         return flat(self.model_dump(mode="json"))
 
     def canonical(self) -> dict[str, Any]:
-        """The active fields that differ from their defaults: `dh2l.config.identity.canonical`."""
+        """Return the active fields that differ from their defaults, as `identity.canonical`
+        does.
+        """
         return identity.canonical(self)
 
     @property
@@ -130,7 +151,7 @@ class TrainConfig(ConfigFields):
 
 
 def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """A config's values as a record has them, with the fields of regularisers beside the others."""
+    """Return a config's values as a record has them, with those of regularisers among them."""
     fields: dict[str, Any] = values.get("regularisers", {})
     return {key: value for key, value in values.items() if key != "regularisers"} | fields
 

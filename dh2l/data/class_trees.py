@@ -62,7 +62,8 @@ def read_tree(name: str | Path, classes: tuple[ClassPath, ...]) -> ClassTree:
     if missing := [names[index][0] for index in range(len(classes)) if index not in paths]:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise UserError(
-            f"{file}: {len(missing)} of {len(classes)} classes are missing: {', '.join(missing[:_NAMED])}{more}"
+            f"{file}: {len(missing)} of {len(classes)} classes are missing: "
+            f"{', '.join(missing[:_NAMED])}{more}"
         )
     try:
         return ClassTree([paths[index] for index in range(len(classes))])
@@ -111,7 +112,8 @@ def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:
             name = normalise_name(key)
             if name in seen:
                 raise UserError(
-                    f"{file}: the group {name!r} stands twice {where}, spelled {seen[name]!a} and {key!a} in "
+                    f"{file}: the group {name!r} stands twice {where}, spelled {seen[name]!a} and "
+                    f"{key!a} in "
                     "Unicode; keep one"
                 )
             seen[name] = key
@@ -120,11 +122,12 @@ def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:
         for name in node:
             if not isinstance(name, str) or not name:
                 raise UserError(
-                    f"{file}: the list {where} must hold names of classes alone, but has {str(name)[:100]}"
+                    f"{file}: the list {where} must hold names of classes alone, but has "
+                    f"{str(name)[:100]}"
                 )
             yield (*path, normalise_name(name))
     else:
         raise UserError(
-            f"{file}: {where} there must be groups with what is in them, or a list of names of classes, but there is "
-            + (repr(node) if node and isinstance(node, str) else "nothing")
+            f"{file}: {where} there must be groups with what is in them, or a list of names of "
+            "classes, but there is " + (repr(node) if node and isinstance(node, str) else "nothing")
         )

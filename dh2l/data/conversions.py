@@ -118,7 +118,8 @@ def _upper_bits(image: "Image.Image") -> "Image.Image":
     values = np.asarray(image)
     if 0 < (largest := int(values.max())) < _DARKEST:
         raise ValueError(
-            f"its values of 16 bits are {largest:,} at most, of which 8 bits would keep next to nothing: scale them up"
+            f"its values of 16 bits are {largest:,} at most, of which 8 bits would keep next to "
+            "nothing: scale them up"
         )
     upper: Pixels = (values >> 8).astype(np.uint8)
     return Image.fromarray(upper)

@@ -32,7 +32,8 @@ def opened(path: Path) -> "Iterator[Image.Image]":
         with stream, Image.open(stream, formats=_FORMATS) as image:
             if is_too_deep(image):
                 raise DataError(
-                    f"{path} has values for which there is no rule (Pillow's mode {image.mode}); expected 8 or 16 bits "
+                    f"{path} has values for which there is no rule (Pillow's mode {image.mode}); "
+                    "expected 8 or 16 bits "
                     "per value. Convert the images to 8 bits"
                 )
             yield image
@@ -80,7 +81,8 @@ def _stream(path: Path) -> BinaryIO:
     if size > _LARGEST:
         stream.close()
         raise DataError(
-            f"{path} has {size:,} bytes; expected {_LARGEST:,} at most. Make it smaller, or remove it"
+            f"{path} has {size:,} bytes; expected {_LARGEST:,} at most. Make it smaller, or "
+            "remove it"
         )
     return stream
 
@@ -116,5 +118,6 @@ def refuse(damaged: Sequence[str], n_files: int) -> None:
     if damaged:
         more = f"; and {len(damaged) - _NAMED:,} more" if len(damaged) > _NAMED else ""
         raise DataError(
-            f"{len(damaged):,} of {n_files:,} images cannot be used: {'; '.join(sorted(damaged)[:_NAMED])}{more}"
+            f"{len(damaged):,} of {n_files:,} images cannot be used: "
+            f"{'; '.join(sorted(damaged)[:_NAMED])}{more}"
         )

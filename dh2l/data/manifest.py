@@ -133,7 +133,8 @@ class Manifest(BaseModel):
                 )
         if tree.n_classes != len(self.classes):
             raise UserError(
-                f"the tree has {counted(tree.n_classes, 'class', 'classes')}, but {self.name} {len(self.classes)}"
+                f"the tree has {counted(tree.n_classes, 'class', 'classes')}, but {self.name} "
+                f"{len(self.classes)}"
             )
         return self.model_validate(
             {**self.model_dump(), "classes": tree.paths, "tree_hash": tree.hash}

@@ -146,7 +146,8 @@ def _noteworthy(manifest: Manifest) -> list[str]:
         found.append(f"skipped {those}, such as systems make by themselves")
     if len(manifest.classes) == 1:
         found.append(
-            f"only 1 class, {'/'.join(manifest.classes[0])}: there is nothing to tell apart. Expected a folder per "
+            f"only 1 class, {'/'.join(manifest.classes[0])}: there is nothing to tell apart. "
+            "Expected a folder per "
             "class in train/ and in test/"
         )
     alone = [
@@ -155,7 +156,8 @@ def _noteworthy(manifest: Manifest) -> list[str]:
     if alone:
         more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
         found.append(
-            f"only 1 training image: {', '.join(alone[:_NAMED])}{more}. A validation split needs at least 2 of each "
+            f"only 1 training image: {', '.join(alone[:_NAMED])}{more}. A validation split needs "
+            "at least 2 of each "
             "class: add images, or set protocol: paper"
         )
     return found
@@ -168,7 +170,8 @@ def _in_both(arrays: dict[str, Array]) -> list[str]:
     if not n:
         return []
     return [
-        f"{counted(n, 'test image is', 'test images are')} in the training set too, pixel for pixel: there a test "
+        f"{counted(n, 'test image is', 'test images are')} in the training set too, pixel for "
+        "pixel: there a test "
         "shows memory alone. Remove them from one of the two"
     ]
 
@@ -188,12 +191,14 @@ def _check_source(name: str, source: Path | None) -> None:
     own = DATA_SETS.get(name)
     if own and own.comes_with and source is not None:
         raise UserError(
-            f"{name} comes with {own.comes_with} and takes no --from; give your own data another name"
+            f"{name} comes with {own.comes_with} and takes no --from; give your own data another "
+            "name"
         )
     if not own and source is None:
         raise UserError(
             f"{name!r} can be a data set of your own, but then needs its images: "
-            f"dh2l-study data prepare {name} --from PATH ({unknown_name_message('data set', name, DATA_SETS)})"
+            f"dh2l-study data prepare {name} --from PATH "
+            f"({unknown_name_message('data set', name, DATA_SETS)})"
         )
     if own and not own.downloads and source is None:
         raise DataError(

@@ -85,7 +85,8 @@ def decode_groups(
         _decode_parts(missing, shorter_side, total, report)
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be written ({error.strerror}); make room and prepare again, which goes on from what is "
+            f"{folder} cannot be written ({error.strerror}); make room and prepare again, which "
+            "goes on from what is "
             "decoded, or remove that folder"
         ) from error
     return tuple(_joined(group) for group in parts)
@@ -219,7 +220,8 @@ def _scaled(
         short, long = min(width, height), max(width, height)
         if long > LONGEST * short:
             raise DataError(
-                f"{file} has {width}×{height} pixels, but an image's longer side may be {LONGEST} times its shorter "
+                f"{file} has {width}×{height} pixels, but an image's longer side may be {LONGEST} "
+                "times its shorter "
                 "one at most; cut or remove it"
             )
         made = plain(image, "RGB", upright, seen)

@@ -247,7 +247,8 @@ def _open(manifest: Manifest, folder: Path) -> PreparedData:
             raise DataError(f"{path} is no array file of NumPy's ({error}); {again}") from error
         if mapped.dtype != dtype or mapped.shape != shape or not mapped.flags.c_contiguous:
             raise DataError(
-                f"{path} holds {mapped.dtype} {mapped.shape}, but its manifest says {np.dtype(dtype)} {shape}; {again}"
+                f"{path} holds {mapped.dtype} {mapped.shape}, but its manifest says "
+                f"{np.dtype(dtype)} {shape}; {again}"
             )
         return mapped
 
@@ -262,7 +263,8 @@ def _open(manifest: Manifest, folder: Path) -> PreparedData:
         sizes = array(f"{part}_size.npy", np.int64, (n, 2)).view(np.int64)
         if (sizes < manifest.image_shape[:2]).any():
             raise DataError(
-                f"{folder / part}_size.npy holds images smaller than the crop; {_again(manifest.name)}"
+                f"{folder / part}_size.npy holds images smaller than the crop; "
+                f"{_again(manifest.name)}"
             )
         n_pixels = int(sizes.prod(axis=1).sum())
         return (

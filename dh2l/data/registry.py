@@ -54,7 +54,8 @@ def check_name(name: str) -> None:
     """Raise UserError unless the name can be a data set's: it becomes a folder."""
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"{name!r} cannot name a data set; a name has 1 to 40 characters out of a-z, 0-9, _ and -, "
+            f"{name!r} cannot name a data set; a name has 1 to 40 characters out of a-z, 0-9, _ "
+            "and -, "
             "the first a letter or digit"
         )
     if name in RESERVED:
@@ -113,7 +114,8 @@ def check_crop(shorter_side: int | None, crop: int | None) -> None:
         raise UserError("a shorter side and a crop go together: --shorter-side 256 --crop 224")
     if shorter_side is not None and crop is not None and not 1 <= crop <= shorter_side:
         raise UserError(
-            f"the crop must be at least 1 pixel and at most the shorter side, {shorter_side}, but is {crop}"
+            f"the crop must be at least 1 pixel and at most the shorter side, {shorter_side}, but "
+            f"is {crop}"
         )
 
 

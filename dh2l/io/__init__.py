@@ -1,1 +1,1 @@
-"""Atomic files and object stores; bounded readers of YAML, npz and pickles; validation messages."""
+"""Atomic files, object stores, bounded readers, and validation messages."""

@@ -1,4 +1,4 @@
-"""Files, and objects in a store, that are written whole or not at all."""
+"""Atomic writes and bounded reads of files and stored objects."""
 
 import errno
 import os
@@ -23,26 +23,29 @@ AnyPath: TypeAlias = Union[Path, "UPath"]
 ERRNO_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems answer that know no hard links."""
 LARGEST = 1 << 28
-"""Bytes of a file that `read` reads unless another bound is given: arrays of a trial have some millions."""
+"""Bytes of a file that `read` reads unless another bound is given: arrays of a trial have some
+millions."""
 OLD_S = 86_400.0
-"""After this many seconds a temporary file is left over, whoever wrote it: a live writer needs seconds."""
+"""After this many seconds a temporary file is left over, whoever wrote it: a live writer needs
+seconds."""
 _MORE = 1 << 20
 _TEMPORARY = re.compile(r"\..+~([^~]+)~(\d+)~(\d+)~[^~]+|\..+~[^~]+~\d+~[^~]+")
-"""Machine, process and its birth in hundredths of seconds; as earlier versions named it, a host and a process."""
+"""Machine, process and its birth in hundredths of seconds; as earlier versions named it, a host and
+a process."""
 
 
 def write_atomically(path: AnyPath, content: bytes, *, durable: bool = True) -> None:
-    """Write a file so that whoever reads it finds the old or the new content, whole, even after a crash.
+    """Write a file so that readers find the old or the new content, even after a crash.
 
-    What writers into this folder left behind that were killed on this machine is removed.
+    Temporary files in this folder of writers that were killed on this machine are removed.
 
     Args:
         path: the file.
         content: all of it.
-        durable: wait until it is on the disk; else a loss of power may cost it.
+        durable: wait until it is on the disk; else a loss of power may lose it.
 
     Raises:
-        OSError: it cannot be written; what stood there stands.
+        OSError: the file cannot be written; the old content stays.
     """
     if not isinstance(path, Path):
         with _as_os_errors():
@@ -81,7 +84,7 @@ def create_atomically(path: AnyPath, content: bytes, *, durable: bool = True) ->
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
-    """Open a regular file, and nothing else: a pipe, which waits for its other end, or a device, which has no end.
+    """Open a regular file, and neither a pipe, which may wait, nor a device, which may not end.
 
     Args:
         path: the file.
@@ -137,7 +140,7 @@ def read(path: AnyPath, largest: int = LARGEST) -> bytes:
 
 
 def read_all(paths: Sequence[AnyPath], largest: int = LARGEST) -> list[bytes | OSError]:
-    """The content of many files, or why it cannot be read; from an object store many at a time."""
+    """Read many files, from an object store several at a time; return content or error of each."""
     remote = [path for path in paths if not isinstance(path, Path)]
     if not remote:
         return [_read(path, largest) for path in paths]
@@ -149,10 +152,10 @@ def read_all(paths: Sequence[AnyPath], largest: int = LARGEST) -> list[bytes | O
 
 
 def list_files(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """What a pattern finds in a folder, sorted; nothing where there is no folder.
+    """List the paths in a folder that match a pattern, sorted; none where there is no folder.
 
     Raises:
-        OSError: the store cannot be asked.
+        OSError: the store cannot be reached.
     """
     with _as_os_errors():
         found: list[AnyPath] = [*folder.glob(pattern)]
@@ -160,10 +163,10 @@ def list_files(folder: AnyPath, pattern: str) -> list[AnyPath]:
 
 
 def move(path: AnyPath, target: AnyPath) -> None:
-    """Move a file, or a link as such; within a file system at one stroke.
+    """Move a file, or a link as such; atomically within a file system.
 
     Raises:
-        OSError: it cannot be moved; where it is not there any more, a FileNotFoundError.
+        OSError: it cannot be moved; a FileNotFoundError if it is gone.
     """
     if not isinstance(path, Path):
         with _as_os_errors():
@@ -174,7 +177,7 @@ def move(path: AnyPath, target: AnyPath) -> None:
 
 
 def remove_folder(folder: AnyPath) -> None:
-    """Remove a folder and all below it; one that is not there or cannot be removed is no error."""
+    """Remove a folder and all below it; ignore one that is missing or cannot be removed."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -190,7 +193,7 @@ def _read(path: AnyPath, largest: int) -> bytes | OSError:
 
 
 def _checked(content: bytes | Exception, path: AnyPath, largest: int) -> bytes | OSError:
-    """What an object store gave for a path, if it is within bounds."""
+    """Return the content that an object store gave for a path, or an error if it is too large."""
     if isinstance(content, Exception):
         return _os_error(content)
     return content if len(content) <= largest else _too_large(path, largest)
@@ -210,7 +213,7 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def _os_error(error: Exception) -> OSError:
-    """An OSError that says in words what went wrong."""
+    """Return an OSError that describes in words what went wrong."""
     if isinstance(error, OSError) and error.strerror:
         return error
     line = (str(error).splitlines() or [""])[0][:300]
@@ -234,7 +237,9 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _written(path: Path, content: bytes, *, durable: bool) -> Iterator[Path]:
-    """A temporary file beside a path, with the content and the mode that the umask leaves; removed at the end."""
+    """Yield a temporary file beside a path, with content and mode by the umask; remove it at the
+    end.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left(path.parent)
     pid = os.getpid()
@@ -265,7 +270,10 @@ def _create_without_links(path: Path, content: bytes) -> bool:
 
 @lru_cache(maxsize=256)
 def _remove_left(folder: Path) -> None:
-    """Remove what killed writers left; once in the life of a process, because a folder may hold thousands of files."""
+    """Remove temporary files of killed writers.
+
+    A process does so once for a folder, because one may hold thousands of files.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if (found := _TEMPORARY.fullmatch(entry.name)) and _is_left(entry, found):
@@ -273,7 +281,7 @@ def _remove_left(folder: Path) -> None:
 
 
 def _is_left(entry: os.DirEntry[str], name: re.Match[str]) -> bool:
-    """Whether the writer of a temporary file is dead: surely so, where it ran on this machine."""
+    """Return True if the writer of a temporary file is dead: certain if it ran on this machine."""
     if name[1] == machine_hash():
         return not is_running(int(name[2]), int(name[3]) / 100)
     try:

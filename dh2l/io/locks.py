@@ -1,4 +1,4 @@
-"""Locks between processes, on file systems with and without locks of their own."""
+"""Locks between processes, on file systems with and without locks."""
 
 import errno
 from collections.abc import Callable
@@ -66,7 +66,8 @@ class Lock:
                     f"Try again later; where its process died on another machine, remove {file}."
                 )
             raise UserError(
-                f"{file}: another {self._work} still holds it; expected its end within {_time(self._wait_s)}. {remedy}"
+                f"{file}: another {self._work} still holds it; expected its end within "
+                f"{_time(self._wait_s)}. {remedy}"
             ) from None
 
     def _acquire(self, wait_s: float) -> None:
@@ -75,13 +76,14 @@ class Lock:
         except OSError as error:
             if error.errno not in ERRNO_NO_LOCKS or isinstance(self._lock, SoftFileLock):
                 raise
-            # The locked file may have been there before, so the one whose existence counts has another name.
+            # The locked file may have been there before, so the one whose existence counts has
+            # another name.
             self._lock = SoftFileLock(self._path.with_name(f"{self._path.name}.held"))
             self._lock.acquire(timeout=wait_s)
 
 
 def _time(seconds: float) -> str:
-    """A duration for people to read."""
+    """Format a duration for people."""
     if seconds < 60:
         return f"{seconds:g} s"
     if seconds < 3600:

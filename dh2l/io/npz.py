@@ -32,10 +32,10 @@ UNREADABLE = (
 
 
 def read(content: bytes | Path) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of an .npz file, by name.
+    """Return the arrays of an .npz file, by name.
 
     Raises:
-        ValueError: they would be larger than they may be; or another of `UNREADABLE`.
+        ValueError: an array is larger than it may be; or another of `UNREADABLE`.
     """
     with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content) as file:
         with zipfile.ZipFile(file) as archive:

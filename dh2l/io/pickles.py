@@ -1,6 +1,7 @@
-"""Pickles of Python's own values and NumPy's arrays of bytes, read without running anything that they name.
+"""Reader of pickled data that runs none of the code they name.
 
-CIFAR's official files are such pickles, made by Python 2.
+It admits Python's own values and NumPy's arrays of bytes. CIFAR's official files are such pickles,
+made by Python 2.
 """
 
 import io
@@ -21,11 +22,11 @@ _UNREADABLE = (
 
 
 def unpickled(content: bytes, what: str) -> dict[str, Any]:
-    """The mapping that a pickle holds: of Python's own values, text as Latin-1, and arrays of bytes.
+    """Return the mapping in a pickle: Python's own values, text as Latin-1, and arrays of bytes.
 
     Args:
         content: the pickle.
-        what: what it is, for the message.
+        what: its name in messages.
 
     Raises:
         DataError: it is damaged, or names anything else, which could be code to run.
@@ -44,7 +45,7 @@ def unpickled(content: bytes, what: str) -> dict[str, Any]:
 
 
 def _check_places(content: bytes) -> None:
-    """Refuse a pickle that keeps a value under a number far beyond their count: a list of that length would be made."""
+    """Refuse a pickle with memo indices far beyond their count, which would need a long list."""
     for n, (operation, number, _) in enumerate(pickletools.genops(content)):
         if (
             operation.name in ("PUT", "LONG_BINPUT")
@@ -66,25 +67,25 @@ def _check_places(content: bytes) -> None:
 
 
 class _Reader(pickle.Unpickler):
-    """Admits arrays of bytes, and no name but those that they are made by, each replaced by ours."""
+    """Unpickler that admits arrays of bytes, and replaces each name that builds them by ours."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for."""
+        """Return our replacement for a name."""
         if (module, name) not in _STANDING_FOR:
             raise pickle.UnpicklingError(f"it names {module[:100]}.{name[:100]}")
         return _STANDING_FOR[module, name]
 
 
 class _Encoded:
-    """How Python 3 writes bytes into a pickle of Python 2: as text, and how to encode it."""
+    """Bytes in a pickle of Python 2, as Python 3 writes them: text, and its encoding."""
 
-    def __new__(cls, text: str, encoding: str = "latin1") -> bytes:  # type: ignore[misc] # it stands for a function
+    def __new__(cls, text: str, encoding: str = "latin1") -> bytes:  # type: ignore[misc] # a function
         if encoding != "latin1":
             raise pickle.UnpicklingError(f"bytes are encoded as {str(encoding)[:100]!r}")
         return text.encode("latin1")
 
     def __setstate__(self, state: Any) -> None:
-        """What has one is no function."""
+        """Refuse a state, because a function has none."""
         raise pickle.UnpicklingError("a function is given a state")
 
 
@@ -105,7 +106,7 @@ class _Array:
     values: npt.NDArray[np.uint8] | None = None
 
     def __init__(self, *_: Any) -> None:
-        """What comes here is no size yet."""
+        """Start without a size."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, in_columns, content = state

@@ -1,4 +1,4 @@
-"""Pydantic's findings as sentences: where, what came, what was expected, the nearest valid names."""
+"""Pydantic's errors as sentences: place, value, expectation and nearest names."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -38,50 +38,61 @@ class ValidationMessage(NamedTuple):
 def validation_messages(
     error: ValidationError, model: type[BaseModel]
 ) -> Iterator[ValidationMessage]:
-    """One finding per mistake that pydantic saw in values meant for `model`."""
+    """Yield a message per mistake that pydantic found in values meant for `model`."""
     for detail in error.errors():
         location = detail["loc"]
-        came = detail["input"]
         of_key = location[-1:] == ("[key]",)
-        location = location[:-1] if of_key else location
-        where = (
-            ".".join(str(part) for part in (location[:-1] if of_key else location))
-            or "what was given"
-        )
-        match detail["type"]:
-            case "extra_forbidden":
-                sentence = unknown_name_message(
-                    "key", location[-1], _fields_at(model, location[:-1])
-                )
-            case "missing":
-                sentence = f"{where} is missing"
-            case "literal_error" | "enum":
-                expected = detail["ctx"]["expected"]
-                near = get_close_matches(
-                    str(came),
-                    [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")],
-                    1,
-                )
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                sentence = f"{where} is {format_value(came)}, but must be {expected}{hint}"
-            case "value_error":
-                mistake = detail["ctx"]["error"]
-                sentence = str(mistake)
-                if isinstance(mistake, FieldError):
-                    location = (*location, *mistake.location)
-            case "model_type":
-                keys = ", ".join(_fields_at(model, location))
-                sentence = f"{where} is {format_value(came)}, but must be a mapping, with keys among: {keys}"
-            case "string_type" | "invalid_key" if of_key or detail["type"] == "invalid_key":
-                key = location[-1]
-                sentence = f"the key {format_value(key)} is {yaml_kind(key)}; expected a word. Put it in quotes"
-            case _:
-                sentence = f"{where} is {format_value(came)}; expected {_expected(detail)}{remedy(detail['type'], came)}"
+        if of_key:
+            location = location[:-1]
+        mistake = detail.get("ctx", {}).get("error")
+        sentence = _sentence(detail, location, model, of_key=of_key)
+        if isinstance(mistake, FieldError):
+            location = (*location, *mistake.location)
         yield ValidationMessage(location, sentence)
 
 
+def _sentence(
+    detail: ErrorDetails, location: tuple[int | str, ...], model: type[BaseModel], *, of_key: bool
+) -> str:
+    """Describe a mistake that pydantic found; `of_key`: in the key of a mapping."""
+    came, kind = detail["input"], detail["type"]
+    parts = location[:-1] if of_key else location
+    where = ".".join(str(part) for part in parts) or "what was given"
+    match kind:
+        case "extra_forbidden":
+            return unknown_name_message("key", location[-1], _fields_at(model, location[:-1]))
+        case "missing":
+            return f"{where} is missing"
+        case "literal_error" | "enum":
+            expected = detail["ctx"]["expected"]
+            return (
+                f"{where} is {format_value(came)}, but must be {expected}{_nearest(came, expected)}"
+            )
+        case "value_error":
+            return str(detail["ctx"]["error"])
+        case "model_type":
+            keys = ", ".join(_fields_at(model, location))
+            return (
+                f"{where} is {format_value(came)}, but must be a mapping, with keys among: {keys}"
+            )
+        case "string_type" | "invalid_key" if of_key or kind == "invalid_key":
+            key = location[-1]
+            named = f"the key {format_value(key)} is {yaml_kind(key)}"
+            return f"{named}; expected a word. Put it in quotes"
+        case _:
+            found = f"{where} is {format_value(came)}"
+            return f"{found}; expected {_expected(detail)}{remedy(kind, came)}"
+
+
+def _nearest(came: object, expected: str) -> str:
+    """Return a question with the nearest of the expected words, or an empty string."""
+    words = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+    near = get_close_matches(str(came), words, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _expected(detail: ErrorDetails) -> str:
-    """Values that pydantic would have taken, in words of ours."""
+    """Describe the values that pydantic would have accepted."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in _KINDS:
         return _KINDS[kind]
@@ -127,7 +138,7 @@ _TRUTHS = {
 
 
 def remedy(kind: str, came: Any) -> str:
-    """The edit that makes a value one of the kind that was expected, as the end of a sentence."""
+    """Return the edit that gives a value the expected kind, as the end of a sentence."""
     if kind.startswith("bool") and isinstance(came, str) and came.lower() in _TRUTHS:
         return f". Write {_TRUTHS[came.lower()]}"
     if kind.startswith("bool") and came in (0, 1):
@@ -150,7 +161,7 @@ def _is_number(text: str) -> bool:
 
 
 def yaml_kind(value: Any) -> str:
-    """The kind of a value as YAML's words have it."""
+    """Return the kind of a value in YAML's words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -167,7 +178,7 @@ def yaml_kind(value: Any) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as its file may have it, cut where it is long."""
+    """Format a value as its file may have it, cut where it is long."""
     plain = {None: "null", True: "true", False: "false"}
     if isinstance(value, date):
         text = f"{value.isoformat()} (a date)"
@@ -201,7 +212,7 @@ def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model class in an annotation such as ``Axis``, ``list[Row]`` or ``Row | None``."""
+    """Return the model class in an annotation such as ``Axis``, ``list[Row]`` or ``Row | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):

@@ -1,4 +1,7 @@
-"""YAML that a user wrote, looked at before it is loaded: nothing in it can take unbounded time, stack or memory."""
+"""Bounded reader of users' YAML, with source positions.
+
+A text is checked before it is loaded, so that it cannot take unbounded time, stack or memory.
+"""
 
 import errno
 import math
@@ -16,6 +19,7 @@ from ruamel.yaml.events import (
     AliasEvent,
     CollectionEndEvent,
     CollectionStartEvent,
+    Event,
     NodeEvent,
     ScalarEvent,
 )
@@ -29,9 +33,11 @@ LARGEST = 1_000_000
 DEEPEST = 40
 """Collections inside one another."""
 MOST = 100_000
-"""Values, those that an alias repeats counted each time: nine lines of aliases of aliases are a billion."""
+"""Values, those that an alias repeats counted each time: nine lines of aliases of aliases are a
+billion."""
 LONGEST_NUMBER = 100
-"""Characters of a number; Python takes quadratic time to read one, and no field has so long a one."""
+"""Characters of a number; Python takes quadratic time to read one, and no field has so long a
+one."""
 
 SUFFIXES = (".yaml", ".yml")
 """Of files of YAML."""
@@ -54,14 +60,14 @@ UNREADABLE = (
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a small file.
+    """Read a small text file.
 
     Args:
         path: the file.
-        what: what it is to be, for the message.
+        what: its kind, for the message.
 
     Raises:
-        UserError: it is no regular file in UTF-8, too large, or cannot be read.
+        UserError: it is not a regular file in UTF-8, is too large, or cannot be read.
     """
     try:
         return read(path, LARGEST).decode("utf-8")
@@ -78,7 +84,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file at a path that somebody wrote, which may be one that no file can have."""
+    """Return True if a path names a file; False also for a path that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a zero in it
@@ -86,7 +92,7 @@ def is_file(path: Path) -> bool:
 
 
 def not_found_message(kind: str, name: str, known: Iterable[str], folder: Path) -> str:
-    """Sentence for a name that is neither known nor a file: of a path with the nearest files, else the nearest names.
+    """Describe a name that is neither known nor a file, with the nearest files or names.
 
     Args:
         kind: of the file, e.g. `study`.
@@ -100,7 +106,8 @@ def not_found_message(kind: str, name: str, known: Iterable[str], folder: Path) 
     if _is_folder(path):
         return f"the {kind} {name!r} is a folder; expected a YAML file. Give a file in it"
     if not _is_folder(path.parent):
-        return f"the {kind} {name!r}: no such file, nor its folder; expected a YAML file. Correct the path"
+        missing = f"the {kind} {name!r}: no such file, nor its folder"
+        return f"{missing}; expected a YAML file. Correct the path"
     beside = {
         str(Path(name).with_name(file.name)): file
         for file in path.parent.iterdir()
@@ -120,51 +127,73 @@ def _is_folder(path: Path) -> bool:
 
 
 def check_bounded(text: str, *, numbers: bool) -> None:
-    """Refuse YAML that is too deep or too much, or repeats itself without end, before anything is made of it.
+    """Refuse YAML that is too deep, too large, or repeats itself without end, before it is loaded.
 
     Args:
         text: the text.
-        numbers: whether what reads as a number will be one, and so has to fit.
+        numbers: whether text that reads as a number will become one, and must fit.
 
     Raises:
-        YAMLError: it is, with the place; or it is no YAML.
+        YAMLError: it is refused, or is not YAML; the error has the place.
     """
-    sizes: dict[str, int] = {}
-    open_collections: list[tuple[str | None, int]] = []
-    n = 0
+    size = _Size()
     for event in YAML(typ="safe", pure=True).parse(text):
+        size.count(event)
+        if isinstance(event, ScalarEvent):
+            if _is_long_number(event):
+                problem = f"a number has more than {LONGEST_NUMBER} characters"
+                raise _problem(problem, event.start_mark)
+            if numbers:
+                _check_number(event)
+
+
+class _Size:
+    """Values and depth of a YAML text so far, what aliases repeat counted each time."""
+
+    def __init__(self) -> None:
+        self._values = 0
+        self._of_anchor: dict[str, int] = {}
+        self._open: list[tuple[str | None, int]] = []
+
+    def count(self, event: Event) -> None:
+        """Count an event of the parser.
+
+        Raises:
+            YAMLError: the text is too deep, too large, or repeats itself, with the place.
+        """
         if isinstance(event, AliasEvent):
-            if event.anchor not in sizes:
-                raise _problem(
-                    f"*{event.anchor} repeats itself, or what is not there", event.start_mark
-                )
-            n += sizes[event.anchor]
+            self._repeat(event)
         elif isinstance(event, NodeEvent):
-            n += 1
-            if isinstance(event, CollectionStartEvent):
-                open_collections.append((event.anchor, n))
-            elif event.anchor:
-                sizes[event.anchor] = 1
-            if len(open_collections) > DEEPEST:
-                raise _problem(
-                    f"it is more than {DEEPEST} lists and mappings deep", event.start_mark
-                )
+            self._begin(event)
         elif isinstance(event, CollectionEndEvent):
-            anchor, before = open_collections.pop()
+            anchor, before = self._open.pop()
             if anchor:
-                sizes[anchor] = n - before + 1
-        if n > MOST:
-            raise _problem(
-                f"it has more than {MOST:,} values, aliases counted each time", event.start_mark
-            )
-        if isinstance(event, ScalarEvent) and _is_long_number(event):
-            raise _problem(f"a number has more than {LONGEST_NUMBER} characters", event.start_mark)
-        if numbers and isinstance(event, ScalarEvent):
-            _check_number(event)
+                self._of_anchor[anchor] = self._values - before + 1
+        if self._values > MOST:
+            problem = f"it has more than {MOST:,} values, aliases counted each time"
+            raise _problem(problem, event.start_mark)
+
+    def _repeat(self, event: AliasEvent) -> None:
+        """Count what an alias repeats; an open collection has no size yet."""
+        if event.anchor not in self._of_anchor:
+            problem = f"*{event.anchor} repeats itself, or what is not there"
+            raise _problem(problem, event.start_mark)
+        self._values += self._of_anchor[event.anchor]
+
+    def _begin(self, event: NodeEvent) -> None:
+        """Count a scalar, or open a collection."""
+        self._values += 1
+        if isinstance(event, CollectionStartEvent):
+            self._open.append((event.anchor, self._values))
+        elif event.anchor:
+            self._of_anchor[event.anchor] = 1
+        if len(self._open) > DEEPEST:
+            problem = f"it is more than {DEEPEST} lists and mappings deep"
+            raise _problem(problem, event.start_mark)
 
 
 def _is_long_number(event: ScalarEvent) -> bool:
-    """Whether a scalar is written plainly, or tagged, and may be a number so long that it cannot be meant."""
+    """Return True for a plain or tagged scalar that may be a number of absurd length."""
     written = str(event.value).strip("+-").replace("_", "")
     return len(written) > LONGEST_NUMBER and written[:1].isdigit() and " " not in written
 
@@ -174,11 +203,11 @@ def _problem(sentence: str, mark: StreamMark | None) -> MarkedYAMLError:
 
 
 class BeyondError(MarkedYAMLError):
-    """A number that is written well, and that no field can hold."""
+    """A valid number that no field can hold."""
 
 
 def _check_number(event: ScalarEvent) -> None:
-    """Refuse a number that reading would round to infinity or to zero, or that needs more than 64 bits.
+    """Refuse a number that reading rounds to infinity or to zero, or that needs more than 64 bits.
 
     Raises:
         BeyondError: it is one, with its place.
@@ -190,21 +219,30 @@ def _check_number(event: ScalarEvent) -> None:
     if text.lstrip("+-").isdigit() or text.lstrip("+-")[:2] in ("0x", "0o", "0b"):
         base = 10 if text.lstrip("+-").isdigit() else 0
         if not -(2**63) <= int(text, base) < 2**63:
-            said = f"{written} has more than 64 bits; expected a whole number from -2^63 to 2^63 - 1. Write a smaller one"
+            said = (
+                f"{written} has more than 64 bits; expected a whole number from -2^63 to 2^63 - 1. "
+                "Write a smaller one"
+            )
             raise BeyondError(problem=said, problem_mark=event.start_mark)
         return
     value = float(text)
     largest = f"{sys.float_info.max:.2g}"
     if math.isinf(value):
-        said = f"{written} is beyond the largest number, {largest}; expected a finite number. Write a smaller one"
+        said = (
+            f"{written} is beyond the largest number, {largest}; expected a finite number. "
+            "Write a smaller one"
+        )
         raise BeyondError(problem=said, problem_mark=event.start_mark)
     if value == 0 and any(digit in "123456789" for digit in text.partition("e")[0]):
-        said = f"{written} is so small that it is read as 0; expected 0 or a larger number. Write 0 where that is meant"
+        said = (
+            f"{written} is so small that it is read as 0; expected 0 or a larger number. "
+            "Write 0 where that is meant"
+        )
         raise BeyondError(problem=said, problem_mark=event.start_mark)
 
 
 def error_message(path: Path, text: str, error: Exception) -> str:
-    """What is wrong with a YAML file: the place, the problem, and the line with a caret under the place."""
+    """Describe a fault in a YAML file: the place, the problem, and the line with a caret."""
     where = _where(text, error)
     if where is None:
         return f"{path}: this is not valid YAML: {first_line(error)}"
@@ -229,7 +267,7 @@ def _where(text: str, error: Exception) -> tuple[int, int] | None:
 
 
 def _excerpt(text: str, number: int, column: int) -> str:
-    """A line with a caret under one of its columns, on two lines."""
+    """Return a line and, below it, a caret under one of its columns."""
     lines = text.split("\n")
     while number and (number >= len(lines) or not lines[number].strip()):  # at the end of the file
         number, column = number - 1, len(lines[min(number, len(lines)) - 1])
@@ -239,14 +277,14 @@ def _excerpt(text: str, number: int, column: int) -> str:
 
 
 def load(text: str, kind: str) -> Any:
-    """The value of a YAML text: plain Python values alone, for no tag makes anything else.
+    """Load a YAML text as plain Python values; tags create nothing else.
 
     Args:
         text: the text.
         kind: `safe`, or `base`, which leaves every scalar a string.
 
     Raises:
-        YAMLError: it is too much or no YAML; or another of `UNREADABLE`.
+        YAMLError: the text is too large or not YAML; or another of `UNREADABLE`.
     """
     check_bounded(text, numbers=kind == "safe")
     return YAML(typ=kind, pure=True).load(text)

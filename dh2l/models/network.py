@@ -108,7 +108,8 @@ def _check_backbone(backbone: object, request: BackboneSpec) -> None:
     n_features = getattr(backbone, "n_features", None)
     if not isinstance(n_features, int) or n_features < 1:
         raise UserError(
-            f"the backbone of the model {name} needs the attribute n_features, a whole number ≥ 1: how many features "
+            f"the backbone of the model {name} needs the attribute n_features, a whole number ≥ "
+            "1: how many features "
             + ("it gives" if n_features is None else f"it gives; it is {n_features!r}")
         )
     shape = (2, request.in_channels, *request.image_size)
@@ -123,6 +124,7 @@ def _check_backbone(backbone: object, request: BackboneSpec) -> None:
             else f"a {type(features).__name__}"
         )
         raise UserError(
-            f"the backbone of the model {name} makes {found} of images {shape}, but its n_features is {n_features}, "
+            f"the backbone of the model {name} makes {found} of images {shape}, but its "
+            f"n_features is {n_features}, "
             f"so it must make (2, {n_features}); pool over height and width, or correct n_features"
         )

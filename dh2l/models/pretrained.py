@@ -101,7 +101,8 @@ def _downloaded(config: TrainConfig) -> Tensors:
             )
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the ImageNet weights of {config.model} cannot be downloaded ({first_line(error)}); get {weights.url} "
+            f"the ImageNet weights of {config.model} cannot be downloaded ({first_line(error)}); "
+            f"get {weights.url} "
             f"elsewhere and put it at {path}, where torch looks for it"
         ) from None
     return state
@@ -115,7 +116,8 @@ def _read(weights: str) -> Tensors:
             content = torch.load(file, weights_only=True, map_location="cpu")
     except UNREADABLE:
         raise UserError(
-            f"the weights {weights} cannot be read: damaged, or more than tensors, which is not loaded since it could "
+            f"the weights {weights} cannot be read: damaged, or more than tensors, which is not "
+            "loaded since it could "
             "run code; save a state dict by torch.save(model.state_dict(), PATH)"
         ) from None
     for key in ("state_dict", "model"):
@@ -125,7 +127,8 @@ def _read(weights: str) -> Tensors:
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
     ):
         raise UserError(
-            f"the weights {weights} hold no state dict, neither bare nor under state_dict or model; save one by "
+            f"the weights {weights} hold no state dict, neither bare nor under state_dict or "
+            "model; save one by "
             "torch.save(model.state_dict(), PATH)"
         )
     return _unwrapped(content)

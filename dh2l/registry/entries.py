@@ -1,4 +1,7 @@
-"""Penalties and models by name, ours declared here. Imports no torch, so that tables can read it."""
+"""Entries of the registry, and the built-in penalties and models.
+
+Imports no torch, so that tables can read it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,13 +40,16 @@ class Penalty:
         display_label: the name the paper prints, e.g. ``"D'_cos(HM)"``.
         continuous: whether the cosine of the vectors enters.
         discrete: how the agreement h of the codes becomes an angle: ``linear`` is φ = (1 − h)/2,
-            ``arccos`` is φ' = arccos(h)/π (footnote 4, printed with a prime); None where codes do not enter.
+            ``arccos`` is φ' = arccos(h)/π (footnote 4, printed with a prime); None where codes do
+            not enter.
         mean: the Pythagorean mean of the two angles, for the eighteen combined metrics; else None.
-        cosine: of a combined metric, where the cosine goes: ``none`` 1 − M(φ, θ) (eq. 9), ``outside``
-            cos(π·M(φ, θ)) (eq. 10), ``inside`` M(cos πφ, cos πθ) (eq. 11), both brought into [0, 1].
+        cosine: of a combined metric, where the cosine goes: ``none`` 1 − M(φ, θ) (eq. 9),
+            ``outside`` cos(π·M(φ, θ)) (eq. 10), ``inside`` M(cos πφ, cos πθ) (eq. 11), both
+            brought into [0, 1].
         energy: the Riesz energy that the penalty is, if it is one; else None.
-        function: of a registered penalty (`dh2l.registry.register.penalty`): takes the measures in `uses`; else None.
-        uses: as said.
+        function: that of a registered penalty (`dh2l.registry.register.penalty`), which takes the
+            measures in `uses`; else None.
+        uses: which of ``cos`` and ``h`` the function takes.
         clamp: whether a registered penalty is given the cosine clamped.
         source: hash of the user's source that it comes from; empty for ours.
     """
@@ -62,17 +68,19 @@ class Penalty:
 
     @property
     def clamps_cosine(self) -> bool:
-        """Whether the cosine is clamped (footnote 6): wherever it enters but in ``cosine`` itself."""
+        """True if the cosine is clamped (footnote 6): wherever it enters, except in ``cosine``
+        itself.
+        """
         return self.continuous and self.clamp and self.key != "cosine"
 
     @property
     def clamps_agreement(self) -> bool:
-        """Whether the agreement h of the codes is clamped: in the primed metrics."""
+        """True if the agreement h of the codes is clamped: in the primed metrics."""
         return self.discrete == "arccos"
 
     @property
     def depends_on_means(self) -> bool:
-        """Whether the printed means (D2) differ from the exact ones in it."""
+        """True if the printed means (D2) differ from the exact ones in it."""
         return self.mean in ("gm", "hm") and (self.mean, self.cosine) != ("hm", "inside")
 
 
@@ -133,7 +141,8 @@ _ENERGIES = tuple(
 PAPER_METRICS: tuple[str, ...] = tuple(metric.key for metric in (*_PLAIN, *_COMBINED))
 """Keys of the paper's 23 pairwise penalties."""
 METRICS: dict[str, Penalty] = {metric.key: metric for metric in (*_PLAIN, *_COMBINED, *_ENERGIES)}
-"""Pairwise penalties by key: the paper's, MHE's, then those that users register (`dh2l.registry.register.penalty`)."""
+"""Pairwise penalties by key: the paper's, MHE's, then those that users register
+(`dh2l.registry.register.penalty`)."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,11 @@ class Model:
 
     Attributes:
         name: the name a config uses.
-        build: of a `dh2l.models.resnet.BackboneSpec`, gives the backbone; or its ``module:function``, not imported before.
-        depth: number of layers, 0 where it has no such number.
+        build: a function from a `dh2l.models.resnet.BackboneSpec` to the backbone; or its
+            ``module:function``, imported when it is needed.
+        depth: number of layers, 0 if unknown.
         weights: ready-made weights by name, with a hash of them.
-        stride: by how much its last layers are smaller than an image; 0 where that is not known.
+        stride: the factor by which its last layers are smaller than an image; 0 if unknown.
         source: hash of the user's source that it comes from; empty for ours.
     """
 

@@ -1,15 +1,17 @@
-"""Registry of penalties, regularisers and models: the built-in ones, and those of users' code.
+"""Registry of penalties, regularisers and models: built-in ones and users'.
 
     @penalty("arccos")          # of the cosines of pairs
     def arccos(cos): return -cos.arccos()
 
-    @regulariser("spread")      # of all weight vectors; the arm `spread`, its weight the field `lambda_spread`
-    def spread(vectors, *, power=2.0): return sum((w.norm(dim=1) - 1).abs().pow(power).mean() for w in vectors.layers)
+    @regulariser("spread")      # of all weight vectors: arm `spread`, field `lambda_spread`
+    def spread(vectors, *, power=2.0):
+        return sum((w.norm(dim=1) - 1).abs().pow(power).mean() for w in vectors.layers)
 
     @model("small")             # images (B, C, H, W) to features (B, n_features)
     def small(request): return Backbone(request.in_channels)
 
-Data sets are registered with `dh2l.data.register`. Imports no torch, so that tables can read what is registered.
+Data sets are registered with `dh2l.data.register`. Imports no torch, so that tables can read what
+is registered.
 """
 
 import hashlib
@@ -85,23 +87,25 @@ def penalty(
 ) -> Callable[[Function], Function]:
     """Register a pairwise penalty: a metric of E and H.
 
-    The function takes tensors of one shape, one value for each pair of weight vectors, and gives the penalties in
-    that shape. Its slopes must be finite.
+    The function takes tensors of one shape, one value for each pair of weight vectors, and returns
+    the penalties in that shape. Its slopes must be finite.
 
     Args:
         name: the key.
-        label: what tables call it; default: the key.
-        uses: the measures that it takes, in their order: ``cos``, the cosine, and ``h``, the agreement of the sign
-            codes (D_h, eq. 8).
-        clamp: give the cosine clamped to [−0.99, 0.99] (footnote 6), so that arccos and 1/(1 − cos) are finite.
+        label: its name in tables; default: the key.
+        uses: the measures that it takes, in their order: ``cos``, the cosine, and ``h``, the
+            agreement of the sign codes (D_h, eq. 8).
+        clamp: give the cosine clamped to [−0.99, 0.99] (footnote 6), so that arccos and 1/(1 − cos)
+            are finite.
 
     Raises:
-        UserError: a name that cannot be one or is taken, or an unknown measure.
+        UserError: a name that is invalid or taken, or an unknown measure.
     """
     _check_name("penalty", name, METRICS)
     if isinstance(uses, str):
         raise UserError(
-            f"the penalty {name}: uses is the word {uses!r}; expected a tuple of measures. Pass ({uses!r},)"
+            f"the penalty {name}: uses is the word {uses!r}; expected a tuple of measures. Pass "
+            f"({uses!r},)"
         )
     if not uses or set(uses) - {"cos", "h"} or len(set(uses)) < len(uses):
         raise UserError(
@@ -125,13 +129,14 @@ def penalty(
 
 
 def regulariser(name: str) -> Callable[[Function], Function]:
-    """Register a regulariser: a scalar function of the weight vectors, and of keyword arguments with defaults.
+    """Register a regulariser: a scalar function of the weight vectors, and of keyword arguments.
 
-    It becomes an arm of studies; ``lambda_<name>`` and ``<name>_<argument>`` become config fields and axes.
+    It becomes an arm of studies. ``lambda_<name>`` and ``<name>_<argument>`` become config fields
+    and axes. Every keyword argument has a default.
 
     Raises:
-        UserError: a name that cannot be one or is taken, also as a config field, or an argument without a plain
-            default.
+        UserError: a name that is invalid or taken, also as a config field, or an argument without a
+            plain default.
     """
     _check_name("regulariser", name, REGULARISERS)
 
@@ -140,7 +145,8 @@ def regulariser(name: str) -> Callable[[Function], Function]:
         for parameter in list(inspect.signature(function).parameters.values())[1:]:
             if not isinstance(parameter.default, (bool, int, float, str)):
                 raise UserError(
-                    f"the argument {parameter.name} of the regulariser {name} becomes a config field, so it needs a "
+                    f"the argument {parameter.name} of the regulariser {name} becomes a config "
+                    "field, so it needs a "
                     "default that is a word, a number or a truth value"
                 )
             defaults[parameter.name] = parameter.default
@@ -165,13 +171,13 @@ def reserve_fields(names: Iterable[str]) -> None:
 
 
 def model(name: str) -> Callable[[Function], Function]:
-    """Register a model: a function of a `dh2l.models.resnet.BackboneSpec` that gives a backbone.
+    """Register a model: a function from a `dh2l.models.resnet.BackboneSpec` to a backbone.
 
-    A backbone is a module that maps normalised images ``(B, C, H, W)`` to features ``(B, n_features)`` and has the
-    attribute ``n_features``. Its convolutions are those under E.
+    A backbone is a module that maps normalised images ``(B, C, H, W)`` to features ``(B,
+    n_features)`` and has the attribute ``n_features``. Its convolutions are those under E.
 
     Raises:
-        UserError: a name that cannot be one or is taken.
+        UserError: a name that is invalid or taken.
     """
     _check_name("model", name, MODELS)
 
@@ -183,19 +189,22 @@ def model(name: str) -> Callable[[Function], Function]:
 
 
 def regulariser_fields() -> dict[str, FieldValue]:
-    """The config fields of all registered regularisers, with their defaults."""
+    """Return the config fields of all registered regularisers, with their defaults."""
     return {
         field: value for known in REGULARISERS.values() for field, value in known.fields.items()
     }
 
 
 def regulariser_of(field: str) -> str | None:
-    """The regulariser that a config field belongs to; None for a field of the config itself."""
+    """Return the regulariser that a config field belongs to, or None for a field of the config."""
     return next((name for name, known in REGULARISERS.items() if field in known.fields), None)
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """What a trial's identity keeps of a user's code: a hash of its source; empty for ours, which `NUMERICS` covers."""
+    """Return the hash of a user's source that a trial's identity keeps.
+
+    It is empty for our own code, which `NUMERICS` covers.
+    """
     home = module_of(function)
     if home.split(".")[0] == "dh2l":
         return ""
@@ -236,7 +245,7 @@ def set_sources(package: str, source: str) -> None:
 
 @contextmanager
 def transaction() -> Iterator[None]:
-    """Of code that breaks off, nothing stays registered."""
+    """Roll back all registrations if the block raises."""
     registries: tuple[dict[str, Any], ...] = (METRICS, REGULARISERS, MODELS)
     before = [dict(known) for known in registries]
     try:
@@ -258,14 +267,16 @@ def _check_fields(made: Regulariser, taken: Collection[str]) -> None:
     for field in made.fields:
         if field in taken:
             raise UserError(
-                f"the regulariser {made.name} would have the config field {field}, which there is already"
+                f"the regulariser {made.name} would have the config field {field}, which there is "
+                "already"
             )
 
 
 def _check_name(kind: str, name: str, known: dict[str, Any]) -> None:
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise UserError(
-            f"{name!r} cannot name a {kind}: give small letters, digits and _, beginning with a letter"
+            f"{name!r} cannot name a {kind}: give small letters, digits and _, beginning with a "
+            "letter"
         )
     if name in known:
         raise UserError(f"the {kind} {name} is registered already; give yours another name")

@@ -68,8 +68,10 @@ class TrainedNetwork(nn.Module):
             or tuple(images.shape[1:]) != self.image_shape
         ):
             raise UserError(
-                f"images: {images.dtype} of shape {tuple(images.shape)}; expected torch.uint8 of shape "
-                f"(N, {', '.join(map(str, self.image_shape))}). Pass images as they are stored, not normalised"
+                f"images: {images.dtype} of shape {tuple(images.shape)}; expected torch.uint8 of "
+                "shape "
+                f"(N, {', '.join(map(str, self.image_shape))}). Pass images as they are stored, "
+                "not normalised"
             )
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
@@ -160,5 +162,6 @@ def load_network(path: AnyPath | str) -> TrainedNetwork:
         raise
     except UNREADABLE as error:
         raise UserError(
-            f"{path}: not a trained network ({first_line(error)}); expected weights.pt of `run --keep`"
+            f"{path}: not a trained network ({first_line(error)}); expected weights.pt of `run "
+            "--keep`"
         ) from None

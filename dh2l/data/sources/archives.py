@@ -122,7 +122,8 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
             for head in tar:
                 if head.offset_data + head.size > _LARGEST_ARCHIVE:
                     raise DataError(
-                        f"{archive} would have more than {_LARGEST_ARCHIVE:,} bytes, unpacked; download {archive.name} "
+                        f"{archive} would have more than {_LARGEST_ARCHIVE:,} bytes, unpacked; "
+                        f"download {archive.name} "
                         "again"
                     )
                 if (
@@ -133,7 +134,8 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
                     continue
                 if head.size > largest:
                     raise DataError(
-                        f"{archive} says that {head.name} has {head.size:,} bytes, but a file in it has {largest:,} at "
+                        f"{archive} says that {head.name} has {head.size:,} bytes, but a file in "
+                        f"it has {largest:,} at "
                         f"most; download {archive.name} again"
                     )
                 stream = tar.extractfile(head)
@@ -147,7 +149,8 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(
-            f"{archive} cannot be read as a .tar.gz archive ({reason}); download {archive.name} again"
+            f"{archive} cannot be read as a .tar.gz archive ({reason}); download {archive.name} "
+            "again"
         ) from error
 
 

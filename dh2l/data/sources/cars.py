@@ -23,8 +23,10 @@ from dh2l.io.files import read
 N_CLASSES, N_GROUPS, N_TRAIN, N_TEST = 196, 9, 8_144, 8_041
 LABELS = "cars_test_annos_withlabels.mat"
 WHERE_CARS = (
-    "the official page, ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer has the files. Copies of them are "
-    f"about: get cars_train/, cars_test/ and devkit/ with {LABELS} in it or beside it, or a copy with labels as "
+    "the official page, ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer has the files. "
+    "Copies of them are "
+    f"about: get cars_train/, cars_test/ and devkit/ with {LABELS} in it or beside it, or a copy "
+    "with labels as "
     "folders, train/<class>/ and test/<class>/ (on Kaggle: Stanford Car Dataset by classes folder)"
 )
 
@@ -82,7 +84,8 @@ def read_cars(source: Path | None, _downloads: Path, report: Report) -> ImageFil
     n_groups = len({group for group, _ in paths.values()})
     if (len(paths), n_groups) != (N_CLASSES, N_GROUPS):
         raise DataError(
-            f"cars means {N_CLASSES} classes of {N_GROUPS} types, but {source} has {len(paths)} classes of {n_groups}; "
+            f"cars means {N_CLASSES} classes of {N_GROUPS} types, but {source} has {len(paths)} "
+            f"classes of {n_groups}; "
             "prepare it as folders under another name"
         )
     n_train, n_test = (sum(map(len, found.values())) for found in (train, test))
@@ -156,9 +159,12 @@ def _official(source: Path, folders: list[Path], meta: Path) -> tuple[Groups, Gr
     )
     if labels is None:
         raise DataError(
-            f"the labels of the test images are missing below {source}: the devkit's cars_test_annos.mat has none. "
-            f"They come in a file of their own, {LABELS}, which was published beside the devkit; put it into "
-            f"{meta.parent} and type: dh2l-study data prepare cars --from {shlex.quote(str(source))}"
+            f"the labels of the test images are missing below {source}: the devkit's "
+            "cars_test_annos.mat has none. "
+            f"They come in a file of their own, {LABELS}, which was published beside the devkit; "
+            "put it into "
+            f"{meta.parent} and type: dh2l-study data prepare cars --from "
+            f"{shlex.quote(str(source))}"
         )
     parts = []
     for part, annotations in (("train", meta.parent / "cars_train_annos.mat"), ("test", labels)):

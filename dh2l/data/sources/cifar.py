@@ -82,7 +82,8 @@ def _check_complete(name: str, images: Images) -> None:
     if found != complete or shape != CIFAR_SHAPE or tree.depth != depth:
         as_text = "×".join(map(str, shape))
         raise DataError(
-            f"{name} means the complete data set ({complete}, 32×32×3, {depth} deep); what was given has "
+            f"{name} means the complete data set ({complete}, 32×32×3, {depth} deep); what was "
+            "given has "
             f"{found}, {as_text}, {tree.depth} deep; prepare it under another name"
         )
 
@@ -116,7 +117,8 @@ def _read(name: str, files: Path) -> Images:
     for file, md5 in _sums(table).items():
         if hashlib.md5(contents[file], usedforsecurity=False).hexdigest() != md5:
             raise DataError(
-                f"the file {file} in {files} is not the official one (other MD5 checksum); download it again"
+                f"the file {file} in {files} is not the official one (other MD5 checksum); "
+                "download it again"
             )
         opened[file] = unpickled(contents.pop(file), f"{file} in {files}")
     meta = opened[table.meta["filename"]]
@@ -164,7 +166,8 @@ def _foldered(folder: Path, table: Any) -> dict[str, bytes]:
             contents[file] = read(folder / file, _LARGEST_MEMBER)
         except OSError as error:
             raise DataError(
-                f"{folder / file} is missing or cannot be read ({error.strerror}); unpack all of {table.filename} again"
+                f"{folder / file} is missing or cannot be read ({error.strerror}); unpack all of "
+                f"{table.filename} again"
             ) from error
     return contents
 

@@ -32,20 +32,25 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
     folder, scratch = _folder(source, downloads, report)
     if not (folder / "images").is_dir():
         raise DataError(
-            f"{folder} has the lists of cub200, but no folder images/; unpack all of {FOLDER}.tgz there"
+            f"{folder} has the lists of cub200, but no folder images/; unpack all of {FOLDER}.tgz "
+            "there"
         )
     classes, files, labels, in_training = (_column(folder / name) for name in _LISTS)
     if list(files) != list(labels) or list(files) != list(in_training):
         raise DataError(
-            f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} do not list the same images "
-            f"in the same order ({len(files):,}, {len(labels):,} and {len(in_training):,}); unpack {FOLDER}.tgz again"
+            f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} do not list "
+            "the same images "
+            f"in the same order ({len(files):,}, {len(labels):,} and {len(in_training):,}); "
+            f"unpack {FOLDER}.tgz again"
         )
     paths = {number: (super_class(name), name) for number, name in classes.items()}
     n_groups = len({group for group, _ in paths.values()})
     if (len(paths), n_groups) != (N_CLASSES, N_GROUPS):
         raise DataError(
-            f"cub200 means {N_CLASSES} classes whose names end with {N_GROUPS} words, but {folder / 'classes.txt'} has "
-            f"{len(paths)} classes with {n_groups}; unpack {FOLDER}.tgz again, or prepare it as folders under another "
+            f"cub200 means {N_CLASSES} classes whose names end with {N_GROUPS} words, but "
+            f"{folder / 'classes.txt'} has "
+            f"{len(paths)} classes with {n_groups}; unpack {FOLDER}.tgz again, or prepare it as "
+            "folders under another "
             "name"
         )
     train: dict[str, list[Path]] = {number: [] for number in classes}
@@ -53,12 +58,15 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
     for image, file in files.items():
         if not _IMAGE.fullmatch(file) or ".." in file.split("/"):
             raise DataError(
-                f"images.txt in {folder} names {file!r}, but an image is CLASS/FILE; unpack {FOLDER}.tgz again"
+                f"images.txt in {folder} names {file!r}, but an image is CLASS/FILE; unpack "
+                f"{FOLDER}.tgz again"
             )
         if labels[image] not in classes or in_training[image] not in ("0", "1"):
             raise DataError(
-                f"the image {image} in {folder} has the class {labels[image]!r} and the split {in_training[image]!r}, "
-                f"but classes.txt has no such class or the split is not 0 or 1; unpack {FOLDER}.tgz again"
+                f"the image {image} in {folder} has the class {labels[image]!r} and the split "
+                f"{in_training[image]!r}, "
+                "but classes.txt has no such class or the split is not 0 or 1; unpack "
+                f"{FOLDER}.tgz again"
             )
         (train if in_training[image] == "1" else test)[labels[image]].append(
             folder / "images" / file
@@ -66,7 +74,8 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
     for part, found in (("training", train), ("test", test)):
         if empty := [classes[number] for number, images in found.items() if not images]:
             raise DataError(
-                f"the lists in {folder} name no {part} image of {empty[0]}, but every class needs one"
+                f"the lists in {folder} name no {part} image of {empty[0]}, but every class needs "
+                "one"
             )
     name = "the official files of CUB-200-2011"
     return ImageFiles(
@@ -91,7 +100,8 @@ def part_of(
     if (n_train, n_test) == (all_train, all_test):
         return ""
     report(
-        f"this is a part of {name}: {n_train:,} training and {n_test:,} test images, not {all_train:,} and {all_test:,}"
+        f"this is a part of {name}: {n_train:,} training and {n_test:,} test images, not "
+        f"{all_train:,} and {all_test:,}"
     )
     return f", a part of them: {n_train:,} training and {n_test:,} test images"
 

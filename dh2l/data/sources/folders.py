@@ -62,7 +62,8 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
     paths, groups, skipped = _groups(source)
     files = [file for group in groups for file in group]
     report(
-        f"reading {counted(len(files), 'image')} of {counted(len(paths), 'class', 'classes')} in {source}"
+        f"reading {counted(len(files), 'image')} of {counted(len(paths), 'class', 'classes')} in "
+        f"{source}"
     )
     with pixels_limited(), ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         found_heads = list(pool.map(_heads, groups))
@@ -76,10 +77,12 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
             for file, (_, (other_width, other_height)) in zip(files, heads, strict=True):
                 if (other_width, other_height) != (width, height):
                     raise DataError(
-                        f"all images must have the same size, but {files[0]} has {width}×{height} pixels "
+                        f"all images must have the same size, but {files[0]} has {width}×{height} "
+                        "pixels "
                         f"and {file} {other_width}×{other_height}"
                         + (
-                            "; --size N makes all of them N×N, and --shorter-side N keeps their proportions"
+                            "; --size N makes all of them N×N, and --shorter-side N keeps their "
+                            "proportions"
                             if resizable
                             else ""
                         )
@@ -124,7 +127,8 @@ def _groups(source: Path) -> _Groups:
     for missing_in, has, lacks in (("test", train, test), ("train", test, train)):
         if missing := sorted(set(has.files) - set(lacks.files)):
             raise DataError(
-                f"{source / missing_in} lacks the class {'/'.join(missing[0])}{_alike(missing[0], lacks.files)}; "
+                f"{source / missing_in} lacks the class "
+                f"{'/'.join(missing[0])}{_alike(missing[0], lacks.files)}; "
                 "training and test images must be of the same classes"
             )
     paths = tuple(sorted(train.files))
@@ -154,7 +158,8 @@ def _room(shape: tuple[int, ...], resizable: bool) -> Pixels:
         if resizable:
             remedy = "Make them smaller by --size, or take --shorter-side, which keeps them on disk"
         raise DataError(
-            f"{shape[0]:,} images of {shape[2]}×{shape[1]} pixels need {needed / 1e9:,.1f} GB of memory; expected "
+            f"{shape[0]:,} images of {shape[2]}×{shape[1]} pixels need {needed / 1e9:,.1f} GB of "
+            "memory; expected "
             f"{free / 1e9:,.1f} GB at most, which are free. {remedy}"
         ) from error
 
@@ -176,7 +181,8 @@ def _classes(split: Path) -> _Found:
         except OSError as error:
             raise DataError(
                 f"{folder} is missing or cannot be read ({error.strerror}); expected a folder with "
-                "train/ and test/, in each a folder per super-class and in that a folder of images per class"
+                "train/ and test/, in each a folder per super-class and in that a folder of "
+                "images per class"
                 f"{_present(split.parent)}"
             ) from error
         entries = [entry for entry in every if not is_litter(entry.name)]
@@ -199,7 +205,8 @@ def _classes(split: Path) -> _Found:
             other = next(iter(found))
             if len(other) != len(path):
                 raise DataError(
-                    f"all images must lie at the same depth, but {found[other][0]} is {len(other)} folders "
+                    f"all images must lie at the same depth, but {found[other][0]} is "
+                    f"{len(other)} folders "
                     f"deep in {split} and {files[0]} {len(path)}"
                 )
     return _Found(found, skipped)
@@ -242,7 +249,8 @@ def _named(folder: Path, entries: Sequence["os.DirEntry[str]"]) -> dict[str, Pat
         name = normalise_name(entry.name)
         if name in named:
             raise DataError(
-                f"{folder} has two folders called {name!r}, whose names differ only in how Unicode spells them "
+                f"{folder} has two folders called {name!r}, whose names differ only in how "
+                "Unicode spells them "
                 f"({named[name].name!a} and {entry.name!a}); put their images into one"
             )
         named[name] = Path(entry)

@@ -80,8 +80,10 @@ class Planted(BaseModel):
         n = math.prod(branching)
         if min(branching, default=0) < 1 or not 2 <= n <= MOST_CLASSES:
             raise ValueError(
-                f"branching is {list(branching)}, but must be one number ≥ 1 per level of the class tree, "
-                f"whose product, the number of classes, lies between 2 and {MOST_CLASSES:,}; for instance [4, 5]"
+                f"branching is {list(branching)}, but must be one number ≥ 1 per level of the "
+                "class tree, "
+                f"whose product, the number of classes, lies between 2 and {MOST_CLASSES:,}; for "
+                "instance [4, 5]"
             )
         return branching
 
@@ -90,7 +92,8 @@ class Planted(BaseModel):
         n = math.prod(self.branching) * (self.n_train + self.n_test)
         if (n_bytes := n * self.size**2 * self.channels) > MOST_BYTES:
             raise ValueError(
-                f"{n:,} images of {self.size}×{self.size}×{self.channels} take {n_bytes:,} bytes, but at most "
+                f"{n:,} images of {self.size}×{self.size}×{self.channels} take {n_bytes:,} bytes, "
+                "but at most "
                 f"{MOST_BYTES:,} are made; lower n_train, n_test, size or branching"
             )
         return self
