@@ -1,4 +1,4 @@
-"""Scores of predicted probabilities: likelihood, calibration, levels of the tree, decisions of least height."""
+"""Scores of predicted probabilities: likelihood, calibration, levels, decisions."""
 
 from dataclasses import dataclass
 
@@ -20,14 +20,16 @@ class ProbabilityScores:
 
     Attributes:
         nll: mean negative log-likelihood of the true classes, in nats.
-        ece: expected calibration error, a fraction, over `BINS` equal-width bins of the largest probability.
-        top5: fraction of images whose class is among the five most probable; None below six classes.
-        ahd: average hierarchical distance, the mean over all images of the height of the lowest common ancestor of
-            the true and the most probable class; None without hierarchy.
-        level_accuracies: per level 1 … L − 1, the fraction of images whose ancestor has the largest summed
-            probability; empty without hierarchy.
-        crm_accuracy: fraction of images whose class has the least expected height (Karthik et al., ICLR 2021); this
-            and the next two are None without hierarchy.
+        ece: expected calibration error, a fraction, over `BINS` equal-width bins of the largest
+            probability.
+        top5: fraction of images whose class is among the five most probable; None below six
+            classes. ahd: average hierarchical distance, the mean over all images of the height of
+            the lowest common
+            ancestor of the true and the most probable class; None without hierarchy.
+        level_accuracies: per level 1 … L − 1, the fraction of images whose ancestor has the largest
+            summed probability; empty without hierarchy.
+        crm_accuracy: fraction of images whose class has the least expected height (Karthik et al.,
+            ICLR 2021); this and the next two are None without hierarchy.
         crm_ahd: average hierarchical distance of these decisions.
         crm_mistake_severity: its mean over the mistakes; None without mistakes.
     """
@@ -82,7 +84,10 @@ def probability_scores(
 
 
 def _calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
-    """Mean over images of |accuracy − mean confidence| of their bin; bin i of n holds (i/n, (i + 1)/n]."""
+    """Return the mean over images of |accuracy − mean confidence| of their bin.
+
+    Bin i of n holds (i/n, (i + 1)/n].
+    """
     bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(np.int64)
     gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(right))

@@ -24,7 +24,8 @@ _OTHERS = {
     "warmup_epochs": "warmup warm_up lr_warmup warmup_steps",
     "weight_decay": "wd l2 decay l2_weight lambda_l2 l2_regularization weightdecay",
     "batch_size": "bs batch batchsize minibatch mini_batch train_batch_size",
-    "micro_batch": "accumulate grad_accumulation gradient_accumulation_steps accumulation_steps microbatch",
+    "micro_batch": "accumulate grad_accumulation gradient_accumulation_steps accumulation_steps "
+    "microbatch",
     "epochs": "n_epochs num_epochs max_epochs nepochs iterations",
     "dataset": "data data_set dataset_name",
     "model": "arch architecture network net backbone model_name",
@@ -86,7 +87,7 @@ class Diverged(Dh2lError):
 
 
 def unknown_name_message(kind: str, name: object, known: Iterable[str]) -> str:
-    """Sentence for a name that is not in a registry, with its synonym there, the nearest names, or all of them.
+    """Describe a name that is not in a registry, with its synonym, the nearest names, or all.
 
     >>> unknown_name_message("metric", "cosin", ["cosine", "angular2"])
     "unknown metric 'cosin'; did you mean 'cosine'?"
@@ -112,7 +113,7 @@ def synonym(name: object) -> str:
 
 
 def call_user_code(what: str, function: Callable[..., Any], *values: Any, **settings: Any) -> Any:
-    """Call a user's function; what it raises becomes a sentence that names it, with the user's line first.
+    """Call a user's function; turn its errors into a sentence that begins with the user's line.
 
     Raises:
         UserError: it raised.
@@ -132,7 +133,7 @@ def call_user_code(what: str, function: Callable[..., Any], *values: Any, **sett
 
 
 def last_location(error: BaseException, of: Callable[[str], bool]) -> str:
-    """The last line of certain files through which an error came, as ``FILE:LINE: ``; empty where there is none.
+    """Return the last line of certain files through which an error came, as ``FILE:LINE: ``, or "".
 
     Args:
         error: the error.
@@ -144,7 +145,8 @@ def last_location(error: BaseException, of: Callable[[str], bool]) -> str:
 
 
 def _code_of(function: Callable[..., Any]) -> CodeType | None:
-    """The code that a function, a module of a network or a class runs; None for what is not written in Python."""
+    """Return the code that a function, a module of a network or a class runs; None without Python
+    code."""
     while isinstance(function, functools.partial):
         function = function.func
     for found in (
@@ -159,5 +161,5 @@ def _code_of(function: Callable[..., Any]) -> CodeType | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type's name where it says nothing."""
+    """Return the first line of an error's message, or its type's name without one."""
     return (str(error).splitlines() or [type(error).__name__])[0]

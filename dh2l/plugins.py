@@ -1,8 +1,9 @@
-"""Users' code that registers penalties, regularisers, models or data sets: a file, or an importable module.
+"""Plugins: users' code that registers penalties, regularisers, models or data sets.
 
     dh2l-study run my_study.yaml --plugin my_regularisers.py
 
-To name it on the command line is the permission to run it; a study file cannot. Imports no torch itself.
+A plugin is a file or an importable module. Naming it on the command line is the permission to run
+it; a study file cannot name one. Imports no torch itself.
 """
 
 import importlib
@@ -73,7 +74,10 @@ def load(name: str) -> Plugin:
 
 
 def plugin_location(error: BaseException | None) -> str:
-    """The last line of a plugin through which an error came, its causes first, as ``FILE:LINE: ``; else empty."""
+    """Return the last line of a plugin through which an error came, as ``FILE:LINE: ``, or "".
+
+    The causes of the error are searched first.
+    """
     sources = [
         module for module in list(sys.modules.values()) if SOURCE in getattr(module, "__dict__", {})
     ]
@@ -98,7 +102,8 @@ def _run_file(plugin: Plugin) -> None:
     file = plugin.name
     setattr(module, SOURCE, plugin.hash)
     module.__file__ = file
-    # Without a time of change the entry is not looked up again: on a worker the file may be missing or another.
+    # Without a time of change the entry is not looked up again: on a worker the file may be missing
+    # or another.
     source = plugin.text.decode(errors="replace")
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     with _told(plugin.name, lambda found: found == file):
@@ -143,7 +148,7 @@ def _import_module(name: str) -> str:
 
 
 def _package_source(folder: Path) -> bytes:
-    """The .py files of a package, each after its path."""
+    """Return the .py files of a package, each after its path."""
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py"))
     return b"\0".join(part for place, path in files for part in (place.encode(), read(path)))
 
@@ -154,7 +159,7 @@ class _NotFound(UserError):
 
 @contextmanager
 def _told(name: str, ours: Callable[[str], bool]) -> Iterator[None]:
-    """Turn what goes wrong in a plugin into a sentence with the line; nothing of it stays registered then.
+    """Turn an error in a plugin into a sentence with its line, and roll back its registrations.
 
     Args:
         name: the plugin's.

@@ -1,4 +1,4 @@
-"""What training gives: one result per epoch, and one at the end."""
+"""Results of training: one per epoch, and one at the end."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished trial leaves.
+    """Result of a finished trial.
 
     Attributes:
         history: every epoch's metrics, by name.
@@ -38,8 +38,9 @@ class TrainResult:
         labels: true class of every test image, in the same order.
         vectors: the classifier's effective projection vectors, float32 ``(n_classes, d)``.
         parameters: number of the network's parameters.
-        log_probabilities: of the test and validation images at the last and the best validation epoch, float16
-            ``(N, n_classes)`` each, by names such as ``test.last`` and ``validation.best_validation``.
+        log_probabilities: of the test and validation images at the last and the best validation
+            epoch, float16 ``(N, n_classes)`` each, by names such as ``test.last`` and
+            ``validation.best_validation``.
         validation_labels: true class of every validation image; None under protocol `paper`.
         attempts: one entry per process that trained: device, threads, first epoch, seconds.
         weights: the network's parameters and buffers after the last epoch, by name, on the CPU.

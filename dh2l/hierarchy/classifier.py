@@ -105,9 +105,9 @@ class HierarchicalClassifier(Classifier):
     from 0.
 
     Under ``unit`` the spheres of ``free`` are resized without a change of direction: every
-    projection vector w̃ of ``free`` becomes r·w̃/‖w̃‖. ``parent`` centres are then ε times the resized
-    vectors; the others stay. D7's variances and the initial logit scale so fit the plain classifier
-    in every mode.
+    projection vector w̃ of ``free`` becomes r·w̃/‖w̃‖. ``parent`` centres are then ε times the
+    resized vectors; the others stay. D7's variances and the initial logit scale so fit the plain
+    classifier in every mode.
 
     >>> tree = ClassTree([("pets", "cat"), ("pets", "dog"), ("cars", "van"), ("cars", "bus")])
     >>> classifier = HierarchicalClassifier(tree, 16)

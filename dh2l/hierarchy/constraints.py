@@ -1,4 +1,4 @@
-"""C, the constraints C1, C2 and C3 between the spheres of a class tree (eq. 4), and D11."""
+"""Constraints C1 to C3 between spheres (eq. 4), and orthogonal centres (D11)."""
 
 from collections.abc import Mapping
 

@@ -38,16 +38,16 @@ class Network(nn.Module):
         return self.classifier(self.features(x))  # type: ignore[no-any-return]
 
     def conv_weights(self) -> list[nn.Parameter]:
-        """Weights ``(c_out, c_in, k, k)`` of the backbone's 2-d convolutions, in the order of its modules."""
+        """Weights ``(c_out, c_in, k, k)`` of the backbone's 2-d convolutions, in module order."""
         return [cast("nn.Parameter", module.weight) for module in convolutions(self.backbone)]
 
 
 def build_network(
     config: TrainConfig, tree: ClassTree, image_shape: tuple[int, int, int]
 ) -> Network:
-    """The network of a config, initialised from its seed, or its backbone from the config's weights.
+    """Build the network of a config, initialised from its seed, or its backbone from weights.
 
-    Backbone and classifier draw from streams of their own: the arms of a study start from the same
+    Backbone and classifier draw from separate streams: the arms of a study start from the same
     backbone.
 
     Args:
@@ -99,7 +99,7 @@ def _build_backbone(config: TrainConfig, image_shape: tuple[int, int, int]) -> n
 
 
 def _check_backbone(backbone: object, request: BackboneSpec) -> None:
-    """Refuse what a user's builder gives where it is no backbone, seen by two black images."""
+    """Refuse the result of a user's builder that is not a backbone; two black images try it."""
     name = request.name
     if not isinstance(backbone, nn.Module):
         raise UserError(

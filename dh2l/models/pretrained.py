@@ -109,7 +109,7 @@ def _downloaded(config: TrainConfig) -> Tensors:
 
 
 def _read(weights: str) -> Tensors:
-    """A file's state dict, bare or under a usual key, without the prefixes of wrappers."""
+    """Read a file's state dict, bare or under a usual key, without the prefixes of wrappers."""
     try:
         with open_regular(Path(weights).expanduser()) as file:
             _check_unpacked(file)
@@ -149,9 +149,10 @@ def _check_unpacked(file: BinaryIO) -> None:
 
 
 def _unwrapped(state: Tensors) -> Tensors:
-    """The state dict under the network's own keys.
+    """Return the state dict under the network's own keys.
 
-    `torch.compile` puts a prefix before the keys of whatever module it was given, a parallel wrapper before all keys.
+    `torch.compile` puts a prefix before the keys of whatever module it was given, a parallel
+    wrapper before all keys.
     """
     plain = {key.replace(_COMPILED, ""): value for key, value in state.items()}
     if all(key.startswith(_PARALLEL) for key in plain):

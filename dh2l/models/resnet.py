@@ -1,7 +1,7 @@
-"""Backbones: the CIFAR residual networks of He et al. (2016), section 4.2, and two of torchvision's for ImageNet.
+"""Backbones: CIFAR ResNets (He et al. 2016) and torchvision's ResNets.
 
-A backbone is a module that maps normalised images ``(B, C, H, W)`` to features ``(B, n_features)`` and has the
-attribute ``n_features``.
+A backbone is a module that maps normalised images ``(B, C, H, W)`` to features ``(B, n_features)``
+and has the attribute ``n_features``.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,16 +20,15 @@ Shortcut = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone is asked for.
+    """Specification of a backbone.
 
     Attributes:
-        name: the model's, a key of `dh2l.registry.entries.MODELS`.
-        depth: its number of layers, 0 where it has no such number.
-        in_channels: channels of an image.
-        image_size: height and width of an image, in pixels.
-        shortcut: what replaces the identity of a CIFAR network where the shape changes (D12).
-        generator: CPU generator of the initial values. Torch's own generator is seeded from it while a model that is
-            not a CIFAR network is built, so that layers may draw as they always do.
+        name: the model's, a key of `dh2l.registry.entries.MODELS`. depth: its number of layers, 0
+            if unknown. in_channels: channels of an image. image_size: height and width of an image,
+            in pixels. shortcut: what replaces the identity of a CIFAR network where the shape
+            changes (D12). generator: CPU generator of the initial values. Torch's own generator is
+            seeded from it while
+            a model that is not a CIFAR network is built, so that layers may draw as they always do.
     """
 
     name: str
@@ -50,10 +49,10 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
 
 
 def cifar_resnet(request: BackboneSpec) -> "CifarResNet":
-    """A CIFAR network; its convolutions alone draw from the generator.
+    """Build a CIFAR network; its convolutions alone draw from the generator.
 
     Raises:
-        UserError: a depth or a shortcut that it cannot have.
+        UserError: an invalid depth or shortcut.
     """
     return CifarResNet(
         request.depth, request.in_channels, shortcut=request.shortcut, generator=request.generator
@@ -81,11 +80,12 @@ def imagenet_resnet(request: BackboneSpec) -> nn.Module:
 BUILDERS: dict[str, Callable[[BackboneSpec], nn.Module]] = {
     f"{build.__module__}:{build.__name__}": build for build in (cifar_resnet, imagenet_resnet)
 }
-"""Our builders by the names that `dh2l.registry.entries.MODELS` calls them, which imports no torch."""
+"""Our builders by the names that `dh2l.registry.entries.MODELS` calls them, which imports no
+torch."""
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around which the input is carried: ``relu(x' + bn(conv(relu(bn(conv(x))))))``.
+    """Two 3×3 convolutions with a shortcut: ``relu(x' + bn(conv(relu(bn(conv(x))))))``.
 
     Where the shape changes, x' is x subsampled with its new channels zero, behind the old ones
     (option A, no parameters), or a 1×1 convolution with batch norm (option B).
@@ -106,7 +106,7 @@ class BasicBlock(nn.Module):
             )
 
     def carry(self, x: Tensor) -> Tensor:
-        """The shortcut: x in the shape of the block's output."""
+        """Apply the shortcut: x in the shape of the block's output."""
         if self.projection is not None:
             return self.projection(x)  # type: ignore[no-any-return]
         if self.stride == 1:
@@ -116,9 +116,10 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, c_in, h, w)`` → ``(batch, c_out, ⌈h/stride⌉, ⌈w/stride⌉)``.
+        """Map ``(batch, c_in, h, w)`` to ``(batch, c_out, ⌈h/stride⌉, ⌈w/stride⌉)``.
 
-        Batch norm's backward needs its input, not its output, which is therefore worked on in place.
+        Batch norm's backward needs its input, not its output, which is therefore worked on in
+        place.
         """
         y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
@@ -127,10 +128,10 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A CIFAR residual network for images ``(batch, in_channels, h, w)`` of any size.
+    """A CIFAR residual network for images ``(batch, in_channels, h, w)`` of any size (section 4.2).
 
-    Convolutions start normal with variance 2/(k²·c_out), the fan-out form of He initialisation, as in
-    the authors' code (fb.resnet.torch); batch norm starts as the identity.
+    Convolutions start normal with variance 2/(k²·c_out), the fan-out form of He initialisation, as
+    in the authors' code (fb.resnet.torch); batch norm starts as the identity.
 
     Args:
         depth: 6n + 2 with n ≥ 1.
@@ -188,4 +189,4 @@ class _Convolution(nn.Conv2d):
         super().__init__(c_in, c_out, size, stride=stride, padding=size // 2, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw nothing: that would use up the global generator for values that the network draws anew."""
+        """Draw nothing, because the network draws the values anew from its own generator."""

@@ -1,1 +1,1 @@
-"""Cosine and sign agreement of weight vectors, penalties of pairs, the energy E."""
+"""Agreement of weight vectors, penalties of pairs, the energy E."""

@@ -1,4 +1,4 @@
-"""Pairwise penalties between the weight vectors of a layer, which regularisers minimise (3.2).
+"""Pairwise penalties between the weight vectors of a layer (3.2).
 
 For two rows w_i, w_j of a weight of shape ``(n, d)``, with s the sign code of each entry:
 

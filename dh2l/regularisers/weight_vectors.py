@@ -14,14 +14,15 @@ SCOPES = ("all", "conv", "classifier")
 
 @dataclass(frozen=True)
 class WeightVectors:
-    """The weight vectors of a network as the rows of matrices ``(n, d)``, float32 with gradient.
+    """Weight vectors of a network as the rows of matrices ``(n, d)``, float32 with gradient.
 
     Attributes:
         convolutions: of each convolution.
-        classifier: the class vectors that give the logits, ``(n_classes, d)``; of a hierarchical classifier the
-            projection vectors.
+        classifier: the class vectors that give the logits, ``(n_classes, d)``; for a hierarchical
+            classifier the projection vectors.
         spheres: what the classifier computes from its parameters.
-        seen: classes of the batch, bool ``(n_classes,)``; all of them where an epoch's end is reported.
+        seen: classes of the batch, bool ``(n_classes,)``; all of them where an epoch's end is
+            reported.
     """
 
     convolutions: list[Tensor]
@@ -52,7 +53,7 @@ class WeightVectors:
         return self.classifier.new_zeros(())
 
     def of(self, scope: str) -> list[Tensor]:
-        """The layers of a scope: all, conv or classifier.
+        """Return the layers of a scope: all, conv or classifier.
 
         Raises:
             UserError: another scope.

@@ -9,9 +9,10 @@ BOUND = 1 << 20
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may keep busy: those of its affinity, within its control groups' quotas.
+    """Return the number of cores that this process may use, by affinity and control groups' quotas.
 
-    The kernel keeps an affinity within the cpuset. A part of a core does not count, but one core always does.
+    The kernel keeps an affinity within the cpuset. A part of a core does not count, but one core
+    always does.
 
     Args:
         root: the folder with the kernel's `proc` and `sys`.

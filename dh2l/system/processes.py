@@ -15,7 +15,10 @@ START_TOLERANCE_S = 2.0
 
 @cache
 def machine_id() -> str:
-    """The name of this running system: of containers that share a host name, each has its own process ids."""
+    """Return the name of this running system.
+
+    Containers that share a host name have different names, because each has its own process ids.
+    """
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()]
@@ -25,7 +28,7 @@ def machine_id() -> str:
 
 @cache
 def machine_hash() -> str:
-    """The same, short enough for the name of a file."""
+    """Return a hash of `machine_id`, short enough for a file name."""
     return hashlib.sha256(machine_id().encode()).hexdigest()[:16]
 
 
@@ -37,12 +40,13 @@ def start_time(process: psutil.Process) -> float:
 
 @cache
 def own_start_time(pid: int) -> float:
-    """When this process was born, whose id is `pid`: a fork has another."""
+    """Return the start time of this process; `pid` is its id, because a fork has another."""
     return start_time(psutil.Process(pid))
 
 
 def is_running(pid: int, birth_s: float) -> bool:
-    """Whether a process of this machine still runs: its id alone may be another's by now."""
+    """Return True if a process of this machine still runs; its id alone may belong to another by
+    now."""
     try:
         process = psutil.Process(pid)
         return (
