@@ -23,9 +23,9 @@ class ProbabilityScores:
         ece: expected calibration error, a fraction, over `BINS` equal-width bins of the largest
             probability.
         top5: fraction of images whose class is among the five most probable; None below six
-            classes. ahd: average hierarchical distance, the mean over all images of the height of
-            the lowest common
-            ancestor of the true and the most probable class; None without hierarchy.
+            classes.
+        ahd: average hierarchical distance, the mean over all images of the height of the lowest
+            common ancestor of the true and the most probable class; None without hierarchy.
         level_accuracies: per level 1 … L − 1, the fraction of images whose ancestor has the largest
             summed probability; empty without hierarchy.
         crm_accuracy: fraction of images whose class has the least expected height (Karthik et al.,

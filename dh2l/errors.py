@@ -145,8 +145,7 @@ def last_location(error: BaseException, of: Callable[[str], bool]) -> str:
 
 
 def _code_of(function: Callable[..., Any]) -> CodeType | None:
-    """Return the code that a function, a module of a network or a class runs; None without Python
-    code."""
+    """Return the code that a function, network module or class runs; None if it is not Python."""
     while isinstance(function, functools.partial):
         function = function.func
     for found in (

@@ -48,8 +48,7 @@ class Plugin:
         elif (here := _import_module(self.name)) != self.hash:
             raise UserError(
                 f"the plugin {self.name} is another here than where the run began (hash {here}, "
-                f"not {self.hash}); "
-                "install the same on every machine, or give it as a file"
+                f"not {self.hash}); install the same on every machine, or give it as a file"
             )
 
 
@@ -132,8 +131,7 @@ def _import_module(name: str) -> str:
         if spec is None or spec.origin is None:
             raise _NotFound(
                 f"there is no plugin {name!r}: no such file, and no module of that name that "
-                "Python can import; give "
-                "the path of a .py file, or install the module"
+                "Python can import; give the path of a .py file, or install the module"
             )
         folders = spec.submodule_search_locations
         if name in sys.modules and hasattr(sys.modules[name], SOURCE):

@@ -139,8 +139,7 @@ class ClassTree:
         return tree
 
     def shuffle_seed(self, tree: "ClassTree", seeds: Iterable[int]) -> int | None:
-        """Return the first of some seeds for which shuffling this tree gives another tree, or
-        None."""
+        """Return the first of some seeds by which shuffling gives another tree, or None."""
         if Counter(path[:-1] for path in tree.paths) != Counter(path[:-1] for path in self.paths):
             return None
         return next((seed for seed in seeds if self._shuffled_paths(seed) == tree.paths), None)

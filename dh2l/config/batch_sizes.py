@@ -76,10 +76,8 @@ def check_batches(config: TrainConfig, n: int, image_shape: tuple[int, ...]) -> 
     pieces = f"batches of {config.batch_size}" + ("" if micro is None else f", {micro} at a time,")
     raise UserError(
         f"{n:,} training images in {pieces} leave one image alone, of which batch norm in "
-        f"{config.model} would see one "
-        f"value per channel; expected at least 2 images of {image_shape[1]}×{image_shape[0]} "
-        "pixels at a time. "
-        f"Set {' or '.join(remedies)}"
+        f"{config.model} would see one value per channel; expected at least 2 images of "
+        f"{image_shape[1]}×{image_shape[0]} pixels at a time. Set {' or '.join(remedies)}"
     )
 
 

@@ -139,9 +139,8 @@ def weights_hash(model: str, weights: str) -> str:
     if weights in weights_by_name():
         having = " and ".join(name for name, other in MODELS.items() if weights in other.weights)
         raise UserError(
-            f"the model {model} has no weights {weights!r}: {having} have; choose one of these, "
-            "or give a file of a "
-            "state dict"
+            f"the model {model} has no weights {weights!r}: {having} have; choose one of these, or "
+            "give a file of a state dict"
         )
     try:
         path = Path(weights).expanduser()
@@ -180,9 +179,8 @@ def with_weights_hash(config: TrainConfig) -> TrainConfig:
     found = weights_hash(config.model, config.weights)
     if config.weights_hash not in ("", found):
         raise UserError(
-            f"the weights {config.weights} have changed since this trial was planned (hash "
-            f"{found} instead of "
-            f"{config.weights_hash}); plan again, or put the file back"
+            f"the weights {config.weights} have changed since this trial was planned (hash {found} "
+            f"instead of {config.weights_hash}); plan again, or put the file back"
         )
     return config.model_copy(update={"weights_hash": found})
 
@@ -200,7 +198,6 @@ def channel_statistics(
     if (channels := manifest.image_shape[2]) != 3:
         raise UserError(
             f"ImageNet's statistics are of 3 channels, but the images of {config.dataset} have "
-            f"{channels}; "
-            "set statistics: data"
+            f"{channels}; set statistics: data"
         )
     return IMAGENET_MEAN, IMAGENET_STD

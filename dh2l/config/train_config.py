@@ -19,16 +19,12 @@ from dh2l.wording import counted
 
 
 class TrainConfig(ConfigFields):
-    """Everything with numeric meaning for one trial. D# names a decision where the paper is
-    silent.
-    """
+    """Everything with numeric meaning for one trial. D# names a decision on the paper's gaps."""
 
     @model_validator(mode="before")
     @classmethod
     def _gather_regularisers(cls, values: Any) -> Any:
-        """Move the fields of registered regularisers, written beside the others, to their
-        mapping.
-        """
+        """Move the fields of registered regularisers to their own mapping."""
         if not isinstance(values, dict):
             return values
         own = {key: value for key, value in values.items() if regulariser_of(str(key))}
@@ -129,8 +125,8 @@ class TrainConfig(ConfigFields):
             return (self.lambda_l,) * depth
         if len(self.lambda_l) != depth:
             raise UserError(
-                f"lambda_l is a list of {counted(len(self.lambda_l), 'value')}, "
-                f"but the class tree of {self.dataset} has {counted(depth, 'level')}"
+                f"lambda_l is a list of {counted(len(self.lambda_l), 'value')}, but the class tree "
+                f"of {self.dataset} has {counted(depth, 'level')}"
             )
         return self.lambda_l
 
@@ -139,9 +135,7 @@ class TrainConfig(ConfigFields):
         return flat(self.model_dump(mode="json"))
 
     def canonical(self) -> dict[str, Any]:
-        """Return the active fields that differ from their defaults, as `identity.canonical`
-        does.
-        """
+        """Return the active fields that differ from their defaults (`identity.canonical`)."""
         return identity.canonical(self)
 
     @property

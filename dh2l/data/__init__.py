@@ -1,7 +1,7 @@
-"""Data sets, prepared once into arrays that every trial maps into memory and none decodes again.
+"""Data sets, prepared once into arrays that trials map into memory.
 
     prepare("digits", root)                         # once
-    data = load("digits", root)                     # in each trial: opens, checks sizes, reads nothing yet
+    data = load("digits", root)                     # in each trial: maps the files
     train, validation = stratified_split(data.train_y, fraction=0.1, seed=0)
 
 Importing this imports neither torch nor Pillow nor scikit-learn.

@@ -1,4 +1,7 @@
-"""Canonical order and exact statistics: the same images give the same bytes, whatever they came from."""
+"""Canonical order and exact statistics of images.
+
+The same images give the same bytes, whatever files they came from.
+"""
 
 import math
 
@@ -30,7 +33,7 @@ def statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def moments(histogram: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation, as values in [0, 1], from each channel's histogram, ``(C, 256)``.
+    """Compute mean and population standard deviation in [0, 1] from histograms ``(C, 256)``.
 
     Sums are exact integers, so that the result, which is hashed, is the same on every machine.
     """

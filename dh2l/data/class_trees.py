@@ -1,7 +1,9 @@
-"""Class trees that a user writes in YAML: nested mappings, and lists of class names where the classes are.
+"""Class trees that a user writes in YAML.
 
-animals: [bird, cat, deer, dog, frog, horse]
-vehicles: [airplane, automobile, ship, truck]
+They are nested mappings, with lists of class names at the lowest level:
+
+    animals: [bird, cat, deer, dog, frog, horse]
+    vehicles: [airplane, automobile, ship, truck]
 """
 
 import os
@@ -21,23 +23,24 @@ ClassPath = tuple[str, ...]
 
 
 def shipped_trees() -> dict[str, Path]:
-    """The trees that come with the library, by name."""
+    """Return the trees that come with the library, by name."""
     files = (Path(str(entry)) for entry in (resources.files("dh2l.data") / "trees").iterdir())
     return {file.stem: file for file in sorted(files) if file.suffix == ".yaml"}
 
 
 def read_tree(name: str | Path, classes: tuple[ClassPath, ...]) -> ClassTree:
-    """A class tree over a data set's classes, in the data set's own order.
+    """Read a class tree over a data set's classes, in the data set's own order.
 
-    A class is named by its own name, or by its whole path with `/`, as it must be where its name is not unique.
+    A class is named by its own name, or by its whole path with `/`, as it must be where its name is
+    not unique.
 
     Args:
         name: a YAML file, or the name of a tree that comes with the library.
         classes: the data set's, as `Manifest.classes` has them.
 
     Raises:
-        UserError: no such tree; not YAML, or not nested mappings with lists of names; a class that is missing,
-            stands twice, or is unknown; or classes at different depths.
+        UserError: no such tree; not YAML, or not nested mappings with lists of names; a class that
+            is missing, repeated or unknown; or classes at different depths.
     """
     shipped = shipped_trees()
     file = shipped.get(str(name), Path(os.path.expanduser(name)))
@@ -72,7 +75,7 @@ def read_tree(name: str | Path, classes: tuple[ClassPath, ...]) -> ClassTree:
 
 
 def _names(classes: tuple[ClassPath, ...]) -> list[ClassPath]:
-    """The names that each class goes by, the shortest first, in the spelling that look-alikes share."""
+    """Return the names of each class, the shortest first, in a spelling that look-alikes share."""
     plain = [tuple(map(normalise_name, path)) for path in classes]
     n_of = Counter(path[-1] for path in plain)
     return [
@@ -102,7 +105,7 @@ def _values(file: Path) -> object:
 
 
 def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:
-    """The path of each class below a node."""
+    """Yield the path of each class below a node."""
     where = f"under {'/'.join(path)!r}" if path else "at its top"
     if isinstance(node, dict) and node:
         seen: dict[str, str] = {}
@@ -113,8 +116,7 @@ def _leaves(node: object, path: ClassPath, file: Path) -> Iterator[ClassPath]:
             if name in seen:
                 raise UserError(
                     f"{file}: the group {name!r} stands twice {where}, spelled {seen[name]!a} and "
-                    f"{key!a} in "
-                    "Unicode; keep one"
+                    f"{key!a} in Unicode; keep one"
                 )
             seen[name] = key
             yield from _leaves(below, (*path, name), file)

@@ -1,4 +1,4 @@
-"""The rule by which any image becomes 8 bits of grey or RGB, and what each step of it loses."""
+"""Conversion of any image to 8 bits of grey or RGB."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,8 @@ RULES = {
     "bit_depth": "16 bits per value: the upper 8 are kept",
     "transparency": "transparent pixels: laid on white",
     "orientation": "a rotation in its EXIF data: turned upright",
-    "orientation_as_stored": "a rotation in its EXIF data: left as stored, as published numbers have it",
+    "orientation_as_stored": "a rotation in its EXIF data: left as stored, as published numbers "
+    "have it",
     "frames": "several frames: the first is kept",
     "cmyk": "CMYK colours: made RGB without a colour profile",
 }
@@ -41,7 +42,7 @@ _UNREADABLE = (
 
 
 def sentences(converted: "Counter[str] | dict[str, int]") -> list[str]:
-    """What was converted and how, a sentence for each rule."""
+    """Describe what was converted and how, a sentence for each rule."""
     return [
         f"{counted(n, 'image has', 'images have')} {RULES[name]}"
         for name, n in converted.items()
@@ -56,16 +57,17 @@ def upright_size(image: "Image.Image", upright: bool) -> tuple[int, int]:
 
 
 def plain(image: "Image.Image", mode: Mode, upright: bool, seen: "Counter[str]") -> "Image.Image":
-    """An image as 8 bits of grey or RGB, by `RULES`.
+    """Convert an image to 8 bits of grey or RGB, by `RULES`.
 
     Args:
         image: as opened.
-        mode: what to make of it.
+        mode: the mode of the result.
         upright: whether it is turned as its EXIF data say.
         seen: counts the rules that were applied.
 
     Raises:
-        ValueError: its values of 16 bits are so small that 8 bits would keep next to nothing of them.
+        ValueError: its values of 16 bits are so small that 8 bits would keep almost nothing of
+            them.
     """
     applied = []
     if getattr(image, "is_animated", False):
@@ -88,7 +90,7 @@ def plain(image: "Image.Image", mode: Mode, upright: bool, seen: "Counter[str]")
 
 
 def is_deep(image: "Image.Image") -> bool:
-    """Whether an image that is not decoded yet has 16 bits per value, which Pillow may cut by itself."""
+    """Return True if an undecoded image has 16 bits per value, which Pillow may cut by itself."""
     words: list[Any] = []
     for tile in getattr(image, "tile", []):
         words += [tile[3]] if isinstance(tile[3], str) else list(tile[3] or ())
@@ -102,7 +104,7 @@ def is_deep(image: "Image.Image") -> bool:
 
 
 def is_too_deep(image: "Image.Image") -> bool:
-    """Whether there is no rule for an image's values: of 32 bits, real numbers, or 12 of 16 bits."""
+    """Return True if no rule covers an image's values: 32 bits, real numbers, or 12 of 16 bits."""
     in_16_bits = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
     packed = any(";12" in str(tile[3]) for tile in getattr(image, "tile", []))
     return packed or image.mode == "F" or (image.mode.startswith("I") and not in_16_bits)
@@ -126,7 +128,7 @@ def _upper_bits(image: "Image.Image") -> "Image.Image":
 
 
 def _on_white(image: "Image.Image") -> "tuple[Image.Image, bool]":
-    """An image laid on white, and whether any of that shows."""
+    """Lay an image on white; return it, and True if any white shows."""
     from PIL import Image
 
     layered = image.convert("RGBA")
@@ -137,7 +139,7 @@ def _on_white(image: "Image.Image") -> "tuple[Image.Image, bool]":
 
 
 def _orientation(image: "Image.Image") -> int:
-    """An image's orientation by its EXIF data, 1 to 8; 1, which is upright, where it has none."""
+    """Return an image's orientation by its EXIF data, 1 to 8, or 1, upright, without them."""
     if image.format == "PNG" and not _EXIF_IN_PNG & set(image.info):
         return 1  # Pillow would decode all of it to look behind the pixels
     try:
@@ -148,7 +150,7 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _turn(image: "Image.Image") -> int:
-    """The orientation that is still to be mended: Pillow turns TIFF images by itself."""
+    """Return the orientation that remains to be corrected; Pillow turns TIFF images by itself."""
     return 1 if image.format == "TIFF" else _orientation(image)
 
 

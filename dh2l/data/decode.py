@@ -1,4 +1,4 @@
-"""Image files opened, with whatever can be wrong with one as a sentence."""
+"""Opening of image files, with every fault as a sentence."""
 
 import os
 import struct
@@ -24,7 +24,7 @@ _LARGEST = 1_000_000_000  # bytes; the pixels that Pillow allows have less, howe
 
 @contextmanager
 def opened(path: Path) -> "Iterator[Image.Image]":
-    """The image, with whatever Pillow raises while it is in use turned into a DataError."""
+    """Open an image; while it is in use, turn what Pillow raises into a DataError."""
     from PIL import Image, UnidentifiedImageError
 
     stream = _stream(path)
@@ -33,8 +33,7 @@ def opened(path: Path) -> "Iterator[Image.Image]":
             if is_too_deep(image):
                 raise DataError(
                     f"{path} has values for which there is no rule (Pillow's mode {image.mode}); "
-                    "expected 8 or 16 bits "
-                    "per value. Convert the images to 8 bits"
+                    "expected 8 or 16 bits per value. Convert the images to 8 bits"
                 )
             yield image
     except DataError:
@@ -48,7 +47,8 @@ def opened(path: Path) -> "Iterator[Image.Image]":
             f"{path} has more pixels than Pillow allows, as a file made to exhaust memory would "
             f"({error}); make it smaller or remove it"
         ) from error
-    # What Pillow's decoders raise on damaged files; SyntaxError is what they call a broken file format.
+    # What Pillow's decoders raise on damaged files; SyntaxError is what they call a broken file
+    # format.
     except (
         OSError,
         SyntaxError,
@@ -68,7 +68,7 @@ def opened(path: Path) -> "Iterator[Image.Image]":
 
 
 def _stream(path: Path) -> BinaryIO:
-    """An image's file, within bounds of its size; Pillow reads some of them whole."""
+    """Open an image's file within bounds of its size, because Pillow reads some files whole."""
     try:
         stream = open_regular(path)
         size = os.fstat(stream.fileno()).st_size
@@ -89,9 +89,10 @@ def _stream(path: Path) -> BinaryIO:
 
 @contextmanager
 def pixels_limited() -> Iterator[None]:
-    """Where images with more pixels than Pillow allows are errors: between its limit and twice that it only warns.
+    """Make images with more pixels than Pillow allows errors inside the context.
 
-    The switch is the process's, so it is set around the threads that decode.
+    Between its limit and twice that Pillow only warns. The switch is the process's, so it is set
+    around the threads that decode.
     """
     from PIL import Image
 
@@ -101,7 +102,7 @@ def pixels_limited() -> Iterator[None]:
 
 
 def each(files: Iterable[Path], function: Callable[[int, Path], None]) -> list[str]:
-    """Call a function with the number and path of each file; returns what it said of those that are damaged."""
+    """Call a function with number and path of each file; return messages on damaged ones."""
     damaged = []
     for i, file in enumerate(files):
         try:

@@ -27,6 +27,6 @@ _BEGINNINGS = (".", "~$", "synofile_thumb_")
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of that name is not the user's: hidden, or one that a system makes by itself."""
+    """Return True for a name of a hidden file or folder, or of one that systems create."""
     small = name.lower()
     return small in _LITTER or small.startswith(_BEGINNINGS)

@@ -1,4 +1,4 @@
-"""What a reader of a data set gives, and the reader of the digits."""
+"""Images of a data set as readers return them; the digits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,14 +64,15 @@ _DIGIT_GROUPS = {"closed-loop": "0689", "open-curve": "235", "straight": "147"}
 
 
 def read_digits(_source: Path | None, _downloads: Path, _report: Report) -> Images:
-    """Scikit-learn's 1,797 images of handwritten digits, 8 × 8 × 1; values 0 … 16 become 0 … 255.
+    """Read scikit-learn's 1,797 images of handwritten digits, 8 × 8 × 1, scaled to 0 … 255.
 
-    The test set is the last fifth of each class in the file's order, rounded down: 355 images, 34 to 36 of
-    each class, which leaves 1,442 for training. The file goes writer by writer but does not name them, so
-    most writers are in one of the two sets only; that none is in both cannot be promised.
+    The test set is the last fifth of each class in the file's order, rounded down: 355 images, 34
+    to 36 of each class, which leaves 1,442 for training. The file goes writer by writer but does
+    not name them, so most writers are in one of the two sets only; that none is in both cannot be
+    promised.
 
-    The groups go by the shape of the usual glyph: those with a closed loop (0, 6, 8, 9), those that are one
-    open curve (2, 3, 5), and those of straight strokes (1, 4, 7).
+    The groups go by the shape of the usual glyph: those with a closed loop (0, 6, 8, 9), those that
+    are one open curve (2, 3, 5), and those of straight strokes (1, 4, 7).
     """
     from sklearn.datasets import load_digits
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from dh2l.data.ragged_array import Array, Pieces
+from dh2l.data.ragged_array import Array, RaggedArray
 from dh2l.errors import UserError
 from dh2l.io.files import open_regular
 from dh2l.tree import ClassTree, normalise_name
@@ -38,7 +38,7 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a prepared data set is, without its pixels.
+    """Description of a prepared data set, without its pixels.
 
     Attributes:
         version: of this format.
@@ -46,20 +46,23 @@ class Manifest(BaseModel):
         source: what it was read from, in words, never a path.
         classes: one path per class, from level 1 down to the class, in the order of the labels.
         image_shape: height, width and channels of what a network is given.
-        stored: `fixed`: all images have that height and width; `ragged`: they have sizes of their own, none
-            smaller, and what a network is given is cut out of them.
+        stored: `fixed`: all images have that height and width; `ragged`: their sizes differ, none
+            is smaller, and a network is given a part cut out of each.
         n_train: number of training images.
         n_test: number of test images.
-        train_sizes: number of training images of each class; empty in manifests of an earlier time.
-        converted: images of which something was lost, by the rule in `dh2l.data.conversions.RULES`.
-        skipped: files and folders of the system's own that were passed over.
+        train_sizes: number of training images of each class; empty in manifests of an earlier
+            version.
+        converted: number of images that lost something, by the rule in
+            `dh2l.data.conversions.RULES`.
+        skipped: number of system files and folders that were ignored.
         mean: per channel over all pixels of the training set, as values in [0, 1].
-        std: likewise, the population's (divided by N, not N − 1).
+        std: the population's standard deviation (divided by N, not N − 1), like `mean`.
         flip: whether training mirrors images at random.
         crop_padding: pixels of zero padding around an image before training crops it at random.
         files: size and hash of each array's file.
-        data_hash: SHA-256 over everything numeric: arrays, statistics, augmentation, the size of crops. Name,
-            source and tree do not enter, nor do counts of what was converted or skipped.
+        data_hash: SHA-256 over everything numeric: arrays, statistics, augmentation, the size of
+            crops. Name, source and tree do not enter, nor do counts of what was converted or
+            skipped.
         tree_hash: `ClassTree.hash` of the classes.
     """
 
@@ -108,7 +111,7 @@ class Manifest(BaseModel):
 
     @property
     def crop(self) -> tuple[int, int] | None:
-        """Height and width of what is cut out of images of many sizes; None where they are of one size."""
+        """Height and width of crops from images of many sizes; None if they have one size."""
         return self.image_shape[:2] if self.stored == "ragged" else None
 
     @cached_property
@@ -117,7 +120,7 @@ class Manifest(BaseModel):
         return ClassTree(self.classes)
 
     def with_tree(self, tree: ClassTree) -> Self:
-        """The same data under another class tree, e.g. one that `read_tree` read.
+        """Return the same data under another class tree, e.g. one that `read_tree` read.
 
         Raises:
             UserError: the tree's classes are not the data set's in its own order.
@@ -147,9 +150,9 @@ def arrays_of(stored: Stored) -> tuple[str, ...]:
 
 
 def array_hash(array: Array) -> str:
-    """SHA-256 of an array's type, shape and values; unlike its file's, the same with every NumPy."""
+    """Return the SHA-256 of an array's type, shape and values, the same with every NumPy."""
     digest = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
-    for piece in array.pieces if isinstance(array, Pieces) else (array,):
+    for piece in array.pieces if isinstance(array, RaggedArray) else (array,):
         digest.update(
             np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).data
         )
@@ -174,7 +177,16 @@ def data_hash(
     crop_padding: int,
     crop: tuple[int, int] | None = None,
 ) -> str:
-    """SHA-256 over everything numeric of a data set; `arrays` maps each array's name to its `array_hash`."""
+    """Return the SHA-256 over everything numeric of a data set.
+
+    Args:
+        arrays: the `array_hash` of each array, by name.
+        mean: of each channel.
+        std: of each channel.
+        flip: whether training mirrors images.
+        crop_padding: in pixels.
+        crop: height and width of crops; None where images have one size.
+    """
     content: dict[str, Any] = {
         "arrays": arrays,
         "mean": mean,

@@ -1,4 +1,4 @@
-"""A long array whose pieces lie in other files, so that it never lies in memory as a whole."""
+"""Long array over pieces in other files, never whole in memory."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -9,8 +9,8 @@ from dh2l.data.images import Labels, Pixels
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Images of many sizes as one array, ``(P, C)`` uint8: their pixels one after another, row by row.
+class RaggedArray:
+    """Images of many sizes as one array, ``(P, C)`` uint8: pixels one after another, row by row.
 
     Attributes:
         pieces: the images, ``(H, W, C)`` each.
@@ -46,4 +46,4 @@ class Pieces:
             stream.write(np.ascontiguousarray(piece).data)
 
 
-Array = Pixels | Labels | Pieces
+Array = Pixels | Labels | RaggedArray

@@ -1,4 +1,7 @@
-"""Images of many sizes: decoded once, by all cores, in parts that a preparation killed halfway leaves to the next."""
+"""Decoding of images of many sizes, by all cores.
+
+Images are decoded once, in parts. A killed preparation leaves its parts to the next one.
+"""
 
 import hashlib
 import json
@@ -52,21 +55,22 @@ def decode_groups(
     *,
     upright: bool = True,
 ) -> tuple[Decoded, ...]:
-    """Decode each class's files as RGB, their shorter side resized (bilinear, antialiased, proportions kept).
+    """Decode each class's files as RGB, their shorter side resized (bilinear, antialiased).
 
-    What is decoded lies in `folder`, in parts that are named by their files' names, sizes and times and by
-    everything else that they depend on; parts that lie there already are taken as they are. Memory holds an image a
-    thread.
+    The decoded images are in `folder`, in parts named by their files' names, sizes and times and by
+    everything else that they depend on; existing parts are used as they are. Memory holds an image
+    a thread.
 
     Args:
         groups: the files of each class.
-        shorter_side: in pixels.
-        folder: where the parts lie, which the caller removes in the end.
+        shorter_side: in pixels; proportions are kept.
+        folder: of the parts, which the caller removes in the end.
         report: called with a line every few seconds.
         upright: whether images are turned as their EXIF data say.
 
     Raises:
-        DataError: images that are damaged or missing, all of them named up to a number; or a full disk.
+        DataError: images that are damaged or missing, all of them named up to a number; or a full
+            disk.
     """
     folder.mkdir(exist_ok=True)
     parts = [
@@ -86,8 +90,7 @@ def decode_groups(
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written ({error.strerror}); make room and prepare again, which "
-            "goes on from what is "
-            "decoded, or remove that folder"
+            "goes on from what is decoded, or remove that folder"
         ) from error
     return tuple(_joined(group) for group in parts)
 
@@ -116,7 +119,7 @@ class _Part:
         return cls(tuple(files), folder / f"{key}.pixels", folder / f"{key}.npz", upright)
 
     def whole(self) -> bool:
-        """Whether the part was written to its end."""
+        """Return True if the part was written to its end."""
         try:
             sizes, _, _ = self.read_summary()
             return len(sizes) == len(self.files) and self.pixels.stat().st_size == 3 * int(
@@ -126,7 +129,7 @@ class _Part:
             return False
 
     def read_summary(self) -> tuple[npt.NDArray[np.int64], Histogram, Counter[str]]:
-        """Height and width of each image, the histogram of all, and how many of them lost something."""
+        """Return height and width of each image, a histogram, and counts of conversions."""
         summary = npz.read(self.summary)
         converted = Counter(
             dict(zip(RULES, summary["converted"].astype(np.int64).tolist(), strict=True))
@@ -134,7 +137,7 @@ class _Part:
         return summary["sizes"].astype(np.int64), summary["histogram"].astype(np.int64), +converted
 
     def images(self) -> list[Pixels]:
-        """The images, mapped."""
+        """Map the images into memory."""
         sizes, _, _ = self.read_summary()
         mapped = np.memmap(self.pixels, dtype=np.uint8, mode="r")
         ends = 3 * sizes.prod(axis=1).cumsum()
@@ -212,7 +215,7 @@ def _decode(part: _Part, shorter_side: int, done: list[int], place: int) -> list
 def _scaled(
     file: Path, shorter_side: int, upright: bool, seen: Counter[str]
 ) -> tuple[Pixels, Histogram]:
-    """An image as RGB, its shorter side as wanted, and its histogram."""
+    """Return an image as RGB with its shorter side resized, and its histogram."""
     from PIL import Image
 
     with opened(file) as image:
@@ -221,8 +224,7 @@ def _scaled(
         if long > LONGEST * short:
             raise DataError(
                 f"{file} has {width}×{height} pixels, but an image's longer side may be {LONGEST} "
-                "times its shorter "
-                "one at most; cut or remove it"
+                "times its shorter one at most; cut or remove it"
             )
         made = plain(image, "RGB", upright, seen)
         width, height = made.size

@@ -1,6 +1,7 @@
-"""Prepared data sets on disk: `root/NAME/` holds a manifest and four arrays, or six where sizes differ.
+"""Prepared data sets on disk, mapped into memory.
 
-Reading imports neither torch nor Pillow: the manifest alone says all that tables and configs need.
+`root/NAME/` holds a manifest and four arrays, or six where sizes differ. Reading imports neither
+torch nor Pillow: the manifest alone has all that tables and configs need.
 """
 
 import json
@@ -41,13 +42,14 @@ class PreparedData:
     Writing to an array changes this process's copy, never the file.
 
     Attributes:
-        manifest: what the arrays are.
+        manifest: the description of the arrays.
         train_x: training images, ``(N, H, W, C)`` uint8.
-        train_y: class indices, ``(N,)`` int64, ascending: images lie class by class.
+        train_y: class indices, ``(N,)`` int64, ascending: images are sorted by class.
         test_x: like `train_x`.
         test_y: like `train_y`.
-        train_size: height and width of each training image, ``(N, 2)`` int64, where the images are of many sizes.
-            Then `train_x` holds the pixels of all images one after another, row by row, ``(P, C)``.
+        train_size: height and width of each training image, ``(N, 2)`` int64, where the images are
+            of many sizes. Then `train_x` holds the pixels of all images one after another, row by
+            row, ``(P, C)``.
         test_size: like `train_size`.
     """
 
@@ -60,23 +62,23 @@ class PreparedData:
     test_size: Labels | None = None
 
     def with_tree(self, tree: ClassTree) -> Self:
-        """The same data under another class tree: `Manifest.with_tree`."""
+        """Return the same data under another class tree: `Manifest.with_tree`."""
         return replace(self, manifest=self.manifest.with_tree(tree))
 
 
 def prepare_command(name: str) -> str:
-    """What to type so that the data set gets prepared."""
+    """Return the command that prepares the data set."""
     alone = name in DATA_SETS and DATA_SETS[name].downloads
     return f"dh2l-study data prepare {name}" + ("" if alone else " --from PATH")
 
 
-def aside(name: str, root: Path) -> Path:
-    """Where the previous version of a data set lies while, or after a kill while, a new one replaces it."""
+def backup_path(name: str, root: Path) -> Path:
+    """Return the path of the previous version while a new one replaces it, or after a kill then."""
     return root / f".{name}.old"
 
 
 def read_manifest(name: str, root: Path) -> Manifest:
-    """Manifest of a prepared data set; opens one small file.
+    """Read the manifest of a prepared data set; opens one small file.
 
     Raises:
         UserError: the name cannot be a data set's.
@@ -95,6 +97,21 @@ def read_manifest(name: str, root: Path) -> Manifest:
         raise DataError(f"{path} cannot be read ({error.strerror}); {_again(name)}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read ({error}); {_again(name)}") from error
+    manifest = _parse(text, path, name)
+    if manifest.name != name:
+        raise DataError(
+            f"{path} is the manifest of {manifest.name!r}, not of {name!r}; give the folder its "
+            f"name back, or prepare {name!r} itself: {prepare_command(name)}"
+        )
+    return manifest
+
+
+def _parse(text: str, path: Path, name: str) -> Manifest:
+    """Parse a manifest.
+
+    Raises:
+        DataError: it is damaged, or of another version.
+    """
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -107,21 +124,15 @@ def read_manifest(name: str, root: Path) -> Manifest:
             f"{path} has version {version!r}, but this program reads {VERSION}; {_again(name)}"
         )
     try:
-        manifest = Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
         raise DataError(f"{path} is damaged ({where}: {first['msg']}); {_again(name)}") from error
-    if manifest.name != name:
-        raise DataError(
-            f"{path} is the manifest of {manifest.name!r}, not of {name!r}; "
-            f"give the folder its name back, or prepare {name!r} itself: {prepare_command(name)}"
-        )
-    return manifest
 
 
 def load(name: str, root: Path) -> PreparedData:
-    """Map a prepared data set into memory. Sizes, types and shapes are checked, contents are not read.
+    """Map a prepared data set into memory. Sizes, types and shapes are checked, contents not read.
 
     Raises:
         UserError: the name cannot be a data set's.
@@ -172,7 +183,10 @@ def verify(name: str, root: Path) -> Manifest:
 
 
 def with_train_sizes(manifest: Manifest, root: Path) -> Manifest:
-    """A manifest with the sizes of its classes; of an earlier time's they are counted, where the labels are there."""
+    """Return a manifest with the sizes of its classes.
+
+    Manifests of an earlier version lack them; then they are counted, if the labels are there.
+    """
     if manifest.train_sizes:
         return manifest
     try:
@@ -195,10 +209,10 @@ def prepared(root: Path) -> list[Manifest]:
 
 
 def _folder(name: str, root: Path) -> Path:
-    """The data set's folder; between the two renames of a swap, the version that was moved aside."""
+    """Return the data set's folder; between the two renames of a swap, the previous version's."""
     folder = root / name
-    if not folder.exists() and (aside(name, root) / MANIFEST).exists():
-        return aside(name, root)
+    if not folder.exists() and (backup_path(name, root) / MANIFEST).exists():
+        return backup_path(name, root)
     return folder
 
 
@@ -224,55 +238,61 @@ def _not_prepared(name: str, root: Path) -> str:
 
 
 def _open(manifest: Manifest, folder: Path) -> PreparedData:
-    def array(file: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
-        path, again = folder / file, _again(manifest.name)
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(
-                f"{path} is missing or cannot be read ({error.strerror}); {again}"
-            ) from error
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} cannot be read (it is not a regular file); {again}")
-        size = status.st_size
-        expected = manifest.files[file].bytes
-        if size != expected:
-            raise DataError(
-                f"{path} has {size:,} bytes, but its manifest says {expected:,}; {again}"
-            )
-        try:
-            # Copy on write: pages stay shared, and torch.from_numpy does not warn of a read-only array.
-            mapped = np.lib.format.open_memmap(path, mode="c")
-        except npz.UNREADABLE as error:
-            raise DataError(f"{path} is no array file of NumPy's ({error}); {again}") from error
-        if mapped.dtype != dtype or mapped.shape != shape or not mapped.flags.c_contiguous:
-            raise DataError(
-                f"{path} holds {mapped.dtype} {mapped.shape}, but its manifest says "
-                f"{np.dtype(dtype)} {shape}; {again}"
-            )
-        return mapped
-
-    def images(part: str, n: int) -> tuple[Pixels, Labels, Labels | None]:
-        labels = array(f"{part}_y.npy", np.int64, (n,)).view(np.int64)
-        if manifest.stored == "fixed":
-            return (
-                array(f"{part}_x.npy", np.uint8, (n, *manifest.image_shape)).view(np.uint8),
-                labels,
-                None,
-            )
-        sizes = array(f"{part}_size.npy", np.int64, (n, 2)).view(np.int64)
-        if (sizes < manifest.image_shape[:2]).any():
-            raise DataError(
-                f"{folder / part}_size.npy holds images smaller than the crop; "
-                f"{_again(manifest.name)}"
-            )
-        n_pixels = int(sizes.prod(axis=1).sum())
-        return (
-            array(f"{part}_x.npy", np.uint8, (n_pixels, manifest.image_shape[2])).view(np.uint8),
-            labels,
-            sizes,
-        )
-
-    train_x, train_y, train_size = images("train", manifest.n_train)
-    test_x, test_y, test_size = images("test", manifest.n_test)
+    """Map the arrays of a data set, and check them against its manifest."""
+    train_x, train_y, train_size = _map_part(manifest, folder, "train", manifest.n_train)
+    test_x, test_y, test_size = _map_part(manifest, folder, "test", manifest.n_test)
     return PreparedData(manifest, train_x, train_y, test_x, test_y, train_size, test_size)
+
+
+def _map_part(
+    manifest: Manifest, folder: Path, part: str, n: int
+) -> tuple[Pixels, Labels, Labels | None]:
+    """Map pixels, labels and, where they differ, sizes of the n images of a part."""
+    labels = _map(manifest, folder / f"{part}_y.npy", np.int64, (n,)).view(np.int64)
+    pixels = folder / f"{part}_x.npy"
+    if manifest.stored == "fixed":
+        images = _map(manifest, pixels, np.uint8, (n, *manifest.image_shape))
+        return images.view(np.uint8), labels, None
+    sizes = _map(manifest, folder / f"{part}_size.npy", np.int64, (n, 2)).view(np.int64)
+    if (sizes < manifest.image_shape[:2]).any():
+        raise DataError(
+            f"{folder / part}_size.npy holds images smaller than the crop; {_again(manifest.name)}"
+        )
+    n_pixels = int(sizes.prod(axis=1).sum())
+    images = _map(manifest, pixels, np.uint8, (n_pixels, manifest.image_shape[2]))
+    return images.view(np.uint8), labels, sizes
+
+
+def _map(
+    manifest: Manifest, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]
+) -> npt.NDArray[np.generic]:
+    """Map one array into memory.
+
+    Raises:
+        DataError: the file is missing, or is not what the manifest says.
+    """
+    again = _again(manifest.name)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(
+            f"{path} is missing or cannot be read ({error.strerror}); {again}"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} cannot be read (it is not a regular file); {again}")
+    expected = manifest.files[path.name].bytes
+    if status.st_size != expected:
+        raise DataError(
+            f"{path} has {status.st_size:,} bytes, but its manifest says {expected:,}; {again}"
+        )
+    try:
+        # Copy on write: pages stay shared, and torch.from_numpy does not warn of a read-only array.
+        mapped = np.lib.format.open_memmap(path, mode="c")
+    except npz.UNREADABLE as error:
+        raise DataError(f"{path} is not a valid .npy file ({error}); {again}") from error
+    if mapped.dtype != dtype or mapped.shape != shape or not mapped.flags.c_contiguous:
+        raise DataError(
+            f"{path} holds {mapped.dtype} {mapped.shape}, but its manifest says "
+            f"{np.dtype(dtype)} {shape}; {again}"
+        )
+    return mapped

@@ -1,4 +1,4 @@
-"""The data sets that have a name of their own, ours and those that a user's code registers by the same call."""
+"""Registry of named data sets: built-in ones and users'."""
 
 import re
 from collections.abc import Callable
@@ -14,8 +14,9 @@ from dh2l.data.sources.cub import read_cub200
 from dh2l.data.sources.planted import Planted, planted
 from dh2l.errors import UserError
 
-Read = Callable[[Path | None, Path, Report], Images | ImageFiles]
-"""A reader: called with what `--from` names or None, a folder for downloads, and what to call with a line."""
+Reader = Callable[[Path | None, Path, Report], Images | ImageFiles]
+"""A reader: called with what `--from` names or None, a folder for downloads, and what to call with
+a line."""
 
 RESERVED = frozenset({"downloads"})  # a folder of that name holds the archives
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
@@ -23,20 +24,22 @@ NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set with a name of its own.
+    """A data set with a registered name.
 
     Attributes:
         read: its reader.
         flip: whether training mirrors its images at random.
         crop_padding: pixels of zero padding around an image before training crops it at random.
         downloads: whether it can be prepared without `--from`.
-        comes_with: the library that its images come with, where `--from` has nothing to say.
-        where: in words, where its files are to be had and what `--from` takes, where they cannot be downloaded.
-        shorter_side: what the shorter side of its images is resized to, where they are of many sizes; else None.
+        comes_with: the library that its images come with, where `--from` has no effect.
+        where: in words, where its files can be found and what `--from` takes, where they cannot be
+            downloaded.
+        shorter_side: the length that the shorter side of its images is resized to, where they are
+            of many sizes; else None.
         crop: side of the squares that are cut out of images of many sizes.
     """
 
-    read: Read
+    read: Reader
     flip: bool = True
     crop_padding: int = 0
     downloads: bool = False
@@ -55,8 +58,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"{name!r} cannot name a data set; a name has 1 to 40 characters out of a-z, 0-9, _ "
-            "and -, "
-            "the first a letter or digit"
+            "and -, the first a letter or digit"
         )
     if name in RESERVED:
         raise UserError(
@@ -77,25 +79,26 @@ class Settings(TypedDict, total=False):
 
 
 @overload
-def register(name: str, read: Read, **settings: Unpack[Settings]) -> Read: ...
+def register(name: str, read: Reader, **settings: Unpack[Settings]) -> Reader: ...
 @overload
 def register(
     name: str, read: None = None, **settings: Unpack[Settings]
-) -> Callable[[Read], Read]: ...
+) -> Callable[[Reader], Reader]: ...
 def register(
-    name: str, read: Read | None = None, **settings: Unpack[Settings]
-) -> Read | Callable[[Read], Read]:
-    """Give a data set a name, so that `prepare` knows how to read it; also a decorator of its reader.
+    name: str, read: Reader | None = None, **settings: Unpack[Settings]
+) -> Reader | Callable[[Reader], Reader]:
+    """Give a data set a name, so that `prepare` can read it; also a decorator of its reader.
 
         @register("stars", flip=True, crop_padding=4)
         def read_stars(source, downloads, report):
             return Images(...)
 
-    The fields are those of `DataSet`. A reader of images of many sizes returns `ImageFiles`, and its data set has a
-    `shorter_side` and a `crop`. The same function may be registered again, as happens when its file is loaded anew.
+    The fields are those of `DataSet`. A reader of images of many sizes returns `ImageFiles`, and
+    its data set has a `shorter_side` and a `crop`. The same function may be registered again, as
+    happens when its file is loaded anew.
 
     Raises:
-        UserError: a name that cannot be one or is taken, or a crop that does not fit.
+        UserError: a name that is invalid or taken, or a crop that does not fit.
     """
     if read is None:
         return lambda function: register(name, function, **settings)
@@ -109,7 +112,7 @@ def register(
 
 
 def check_crop(shorter_side: int | None, crop: int | None) -> None:
-    """Raise UserError unless squares of that side can be cut out of images with that shorter side."""
+    """Raise UserError unless squares of that side fit into images with that shorter side."""
     if (shorter_side is None) != (crop is None):
         raise UserError("a shorter side and a crop go together: --shorter-side 256 --crop 224")
     if shorter_side is not None and crop is not None and not 1 <= crop <= shorter_side:
@@ -119,7 +122,7 @@ def check_crop(shorter_side: int | None, crop: int | None) -> None:
         )
 
 
-def _called(read: Read) -> tuple[object, object]:
+def _called(read: Reader) -> tuple[object, object]:
     return getattr(read, "__module__", read), getattr(read, "__qualname__", read)
 
 

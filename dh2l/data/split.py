@@ -1,4 +1,4 @@
-"""The split of the training set into what is trained on and what a configuration is chosen by."""
+"""Stratified split of the training set into training and validation."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,14 @@ Index = npt.NDArray[np.int64]
 
 
 def held_out(n: int, fraction: float) -> int:
-    """How many of a class's images go to validation: at least 1 and at most n − 1."""
+    """Return how many of a class's n images go to validation: at least 1 and at most n − 1."""
     return min(max(round(fraction * n), 1), n - 1)
 
 
 def too_small(name: str, n: int) -> str:
-    """Sentence for a class that cannot be split."""
-    return f"class {name} has {counted(n, 'training image')}, but a validation split needs at least 2 of each class"
+    """Describe a class that cannot be split."""
+    found = f"class {name} has {counted(n, 'training image')}"
+    return f"{found}, but a validation split needs at least 2 of each class"
 
 
 def stratified_split(
@@ -26,9 +27,10 @@ def stratified_split(
 ) -> tuple[Index, Index]:
     """Split positions into training and validation, the same share of every class.
 
-    A class of n images gives round(fraction · n) of them to validation, or as near to that as `held_out` can be.
-    Which ones depends on the seed, the class and n alone, so it is the same on every machine: each class
-    has its own PCG64 stream, whose raw output NumPy promises not to change.
+    A class of n images gives round(fraction · n) of them to validation, or as near to that as
+    `held_out` allows. Which ones depends on the seed, the class and n alone, so it is the same on
+    every machine: each class has its own PCG64 stream, whose raw output NumPy promises not to
+    change.
 
     Args:
         labels: class indices 0 … C − 1, shape ``(N,)``.
@@ -37,11 +39,12 @@ def stratified_split(
         names: of the classes, for messages; default: their numbers.
 
     Returns:
-        Two ascending arrays of positions, ``(train_index, validation_index)``; together ``range(N)``.
+        Two ascending arrays of positions, ``(train_index, validation_index)``; together
+            ``range(N)``.
 
     Raises:
         UserError: the fraction or the seed is out of range.
-        DataError: the labels are no class indices, or a class has fewer than 2 images.
+        DataError: the labels are not class indices, or a class has fewer than 2 images.
     """
     if not 0 < fraction < 1:
         raise UserError(
@@ -52,8 +55,8 @@ def stratified_split(
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise DataError(
-            "labels must be a non-empty vector of class indices 0, 1, …, "
-            f"but have shape {labels.shape} and type {labels.dtype}"
+            "labels must be a non-empty vector of class indices 0, 1, …, but have shape "
+            f"{labels.shape} and type {labels.dtype}"
             + (
                 ", with a negative one"
                 if labels.size and labels.dtype.kind == "i" and labels.min() < 0

@@ -1,4 +1,4 @@
-"""A data set's folder: one writer at a time, and a new version in place of the old one at one stroke."""
+"""Writer of a data set's folder: one at a time, versions replaced atomically."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import numpy as np
 from dh2l.data.ignored_files import is_litter
 from dh2l.data.images import Report
 from dh2l.data.manifest import ARRAYS, MANIFEST, SIZES, FileRecord, Manifest, file_hash
-from dh2l.data.ragged_array import Array, Pieces
-from dh2l.data.reader import aside
+from dh2l.data.ragged_array import Array, RaggedArray
+from dh2l.data.reader import backup_path
 from dh2l.errors import DataError
 from dh2l.io.locks import Lock
 
@@ -23,7 +23,7 @@ LONGEST_WAIT_S = 6 * 3600.0
 
 @contextmanager
 def locked(name: str, root: Path, report: Report) -> Iterator[None]:
-    """Where no other preparation of the name writes."""
+    """Exclude other preparations of the name inside the context."""
     with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def locked(name: str, root: Path, report: Report) -> Iterator[None]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace what no preparation wrote: it might be the user's only copy of the images."""
+    """Refuse to replace files that no preparation wrote: they may be the user's only copy."""
     if not folder.exists():
         return
     own = {MANIFEST, *(f"{array}.npy" for array in (*ARRAYS, *SIZES))}
@@ -57,9 +57,9 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def clear_up(name: str, root: Path) -> None:
-    """Undo what a killed preparation left: bring the old version back if the new one did not arrive."""
-    old = aside(name, root)
+def recover_interrupted(name: str, root: Path) -> None:
+    """Undo what a killed preparation left: restore the old version if no new one arrived."""
+    old = backup_path(name, root)
     if (old / MANIFEST).exists() and not (root / name).exists():
         old.rename(root / name)
     _remove(old)
@@ -67,7 +67,7 @@ def clear_up(name: str, root: Path) -> None:
 
 
 def parts_folder(name: str, root: Path) -> Path:
-    """Where decoded images lie until the data set is written."""
+    """Return the folder of decoded images until the data set is written."""
     return root / f".{name}.parts"
 
 
@@ -101,7 +101,7 @@ def write(manifest: Manifest, arrays: Mapping[str, Array], root: Path) -> Manife
 def _write(manifest: Manifest, arrays: Mapping[str, Array], root: Path) -> Manifest:
     new, old, folder = (
         _incoming(manifest.name, root),
-        aside(manifest.name, root),
+        backup_path(manifest.name, root),
         root / manifest.name,
     )
     new.mkdir()
@@ -109,7 +109,7 @@ def _write(manifest: Manifest, arrays: Mapping[str, Array], root: Path) -> Manif
     for name, array in arrays.items():
         file = f"{name}.npy"
         with (new / file).open("wb") as stream:
-            if isinstance(array, Pieces):
+            if isinstance(array, RaggedArray):
                 array.write(stream)
             else:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
@@ -122,7 +122,8 @@ def _write(manifest: Manifest, arrays: Mapping[str, Array], root: Path) -> Manif
         text.flush()
         os.fsync(text.fileno())
     _sync_folder(new)
-    # A folder cannot be replaced in one step. Between the two renames readers take the old one, put aside.
+    # A folder cannot be replaced in one step. Between the two renames readers take the old one, put
+    # aside.
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

@@ -237,9 +237,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _written(path: Path, content: bytes, *, durable: bool) -> Iterator[Path]:
-    """Yield a temporary file beside a path, with content and mode by the umask; remove it at the
-    end.
-    """
+    """Yield a temporary file beside a path with the content, and remove it at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left(path.parent)
     pid = os.getpid()

@@ -124,7 +124,7 @@ def _check_backbone(backbone: object, request: BackboneSpec) -> None:
             else f"a {type(features).__name__}"
         )
         raise UserError(
-            f"the backbone of the model {name} makes {found} of images {shape}, but its "
-            f"n_features is {n_features}, "
-            f"so it must make (2, {n_features}); pool over height and width, or correct n_features"
+            f"the backbone of the model {name} makes {found} of images {shape}, but its n_features "
+            f"is {n_features}, so it must make (2, {n_features}); pool over height and width, or "
+            "correct n_features"
         )

@@ -102,8 +102,7 @@ def _downloaded(config: TrainConfig) -> Tensors:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the ImageNet weights of {config.model} cannot be downloaded ({first_line(error)}); "
-            f"get {weights.url} "
-            f"elsewhere and put it at {path}, where torch looks for it"
+            f"get {weights.url} elsewhere and put it at {path}, where torch looks for it"
         ) from None
     return state
 
@@ -117,8 +116,8 @@ def _read(weights: str) -> Tensors:
     except UNREADABLE:
         raise UserError(
             f"the weights {weights} cannot be read: damaged, or more than tensors, which is not "
-            "loaded since it could "
-            "run code; save a state dict by torch.save(model.state_dict(), PATH)"
+            "loaded since it could run code; save a state dict by torch.save(model.state_dict(), "
+            "PATH)"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -128,8 +127,7 @@ def _read(weights: str) -> Tensors:
     ):
         raise UserError(
             f"the weights {weights} hold no state dict, neither bare nor under state_dict or "
-            "model; save one by "
-            "torch.save(model.state_dict(), PATH)"
+            "model; save one by torch.save(model.state_dict(), PATH)"
         )
     return _unwrapped(content)
 

@@ -23,12 +23,14 @@ class BackboneSpec:
     """Specification of a backbone.
 
     Attributes:
-        name: the model's, a key of `dh2l.registry.entries.MODELS`. depth: its number of layers, 0
-            if unknown. in_channels: channels of an image. image_size: height and width of an image,
-            in pixels. shortcut: what replaces the identity of a CIFAR network where the shape
-            changes (D12). generator: CPU generator of the initial values. Torch's own generator is
-            seeded from it while
-            a model that is not a CIFAR network is built, so that layers may draw as they always do.
+        name: the model's, a key of `dh2l.registry.entries.MODELS`.
+        depth: its number of layers, 0 if unknown.
+        in_channels: channels of an image.
+        image_size: height and width of an image, in pixels.
+        shortcut: what replaces the identity of a CIFAR network where the shape changes (D12).
+        generator: CPU generator of the initial values. Torch's own generator is seeded from it
+            while a model that is not a CIFAR network is built, so that layers may draw as they
+            always do.
     """
 
     name: str

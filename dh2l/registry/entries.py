@@ -68,9 +68,7 @@ class Penalty:
 
     @property
     def clamps_cosine(self) -> bool:
-        """True if the cosine is clamped (footnote 6): wherever it enters, except in ``cosine``
-        itself.
-        """
+        """True if the cosine is clamped (footnote 6): wherever it enters, except in ``cosine``."""
         return self.continuous and self.clamp and self.key != "cosine"
 
     @property

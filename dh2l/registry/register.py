@@ -146,8 +146,7 @@ def regulariser(name: str) -> Callable[[Function], Function]:
             if not isinstance(parameter.default, (bool, int, float, str)):
                 raise UserError(
                     f"the argument {parameter.name} of the regulariser {name} becomes a config "
-                    "field, so it needs a "
-                    "default that is a word, a number or a truth value"
+                    "field, so it needs a default that is a word, a number or a truth value"
                 )
             defaults[parameter.name] = parameter.default
         made = Regulariser(name, function, defaults, source_of(function))

@@ -45,8 +45,10 @@ def own_start_time(pid: int) -> float:
 
 
 def is_running(pid: int, birth_s: float) -> bool:
-    """Return True if a process of this machine still runs; its id alone may belong to another by
-    now."""
+    """Return True if a process of this machine still runs.
+
+    Its id alone may belong to another process by now.
+    """
     try:
         process = psutil.Process(pid)
         return (

@@ -69,9 +69,8 @@ class TrainedNetwork(nn.Module):
         ):
             raise UserError(
                 f"images: {images.dtype} of shape {tuple(images.shape)}; expected torch.uint8 of "
-                "shape "
-                f"(N, {', '.join(map(str, self.image_shape))}). Pass images as they are stored, "
-                "not normalised"
+                f"shape (N, {', '.join(map(str, self.image_shape))}). Pass images as they are "
+                "stored, not normalised"
             )
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"

@@ -114,10 +114,9 @@ def importance(
         rows.append([*place, told, str(line["candidates"]), _best(responses[same])])
     settings = evaluated.study
     parts: list[str | list[list[str]]] = [
-        f"{evaluated.plan.name}: the fields' shares of what explains the scores (fANOVA). They "
-        "sum to 1 also where "
-        "noise is all there is: look at the scores beside them. "
-        f"The score: {RULES[settings.rule]}.",
+        f"{evaluated.plan.name}: the fields' shares of what explains the scores (fANOVA). They sum "
+        "to 1 also where noise is all there is: look at the scores beside them. The score: "
+        f"{RULES[settings.rule]}.",
         [
             ["metric", "arm", "column", "field", "importance", "candidates", "best score by value"],
             *rows,

@@ -44,8 +44,7 @@ def ui(
     if not is_local():
         raise UserError(
             "MLFLOW_TRACKING_URI is set, so the runs are in a store of their own "
-            f"({store_name(places)}); open its UI, "
-            "or unset the variable to serve the local store"
+            f"({store_name(places)}); open its UI, or unset the variable to serve the local store"
         )
     if not store_exists(places):
         raise UserError(

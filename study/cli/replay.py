@@ -101,6 +101,5 @@ def _print(found: "Replay") -> None:
 
 NOTHING_KNOWN = (
     "commit, versions, processor, device and threads are the same; what is left are uncommitted "
-    "changes, a record that "
-    "was altered, or on a GPU a trial without deterministic: true"
+    "changes, a record that was altered, or on a GPU a trial without deterministic: true"
 )

@@ -203,10 +203,9 @@ def _exit(outcome: "RunOutcome") -> typer.Exit:
     if outcome.ending == "waiting":
         cells = counted(len(outcome.waiting), "cell")
         err.print(
-            f"this share is trained, but {cells} cannot choose yet, because trials of other "
-            "shares are missing, so "
-            "nothing confirms the choice. Run the same command again when the other shares have "
-            "ended."
+            f"this share is trained, but {cells} cannot choose yet, because trials of other shares "
+            "are missing, so nothing confirms the choice. Run the same command again when the "
+            "other shares have ended."
         )
         return typer.Exit(WAITING)
     return typer.Exit(COMPLETE if outcome.ending == "complete" else SOME_FAILED)

@@ -60,16 +60,18 @@ def download(name: str, url: str, md5: str, archive: Path, layouts: str, report:
             download_url(url, str(archive.parent), archive.name, md5)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"{name} could not be downloaded from {url} ({error}); "
-            f"get it another way and type: dh2l-study data prepare {name} --from PATH, "
-            f"where PATH is {layouts}"
+            f"{name} could not be downloaded from {url} ({error}); get it another way and type: "
+            f"dh2l-study data prepare {name} --from PATH, where PATH is {layouts}"
         ) from error
     return archive
 
 
 @contextmanager
 def silence_bounded() -> Iterator[None]:
-    """Where a server that says nothing for a minute is an error. The setting is the process's."""
+    """Fail inside the context when a server is silent for a minute.
+
+    The setting is the process's.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_S)
     try:
@@ -81,7 +83,7 @@ def silence_bounded() -> Iterator[None]:
 def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], report: Report) -> None:
     """Unpack the files of a .tar.gz archive whose whole name matches `wanted`, with their times.
 
-    What lies in the folder already, of the same size, is kept: an unpacking that was killed goes on.
+    Files of the same size in the folder are kept, so that a killed unpacking goes on.
 
     Raises:
         DataError: the archive is damaged, or the folder cannot be written.
@@ -104,7 +106,9 @@ class Member(NamedTuple):
 
 
 def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Member]:
-    """The files of a .tar.gz archive whose whole name matches `wanted`; no link, no device, none that leads elsewhere.
+    """Yield the files of a .tar.gz archive whose whole name matches `wanted`.
+
+    Links, devices and paths that lead outside the archive are left out.
 
     Args:
         archive: the archive.
@@ -112,7 +116,7 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
         largest: bytes that one of them may have.
 
     Raises:
-        DataError: the archive is damaged, or says of a file that it is larger.
+        DataError: the archive is damaged, or declares a larger file.
     """
     try:
         with (
@@ -123,8 +127,7 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
                 if head.offset_data + head.size > _LARGEST_ARCHIVE:
                     raise DataError(
                         f"{archive} would have more than {_LARGEST_ARCHIVE:,} bytes, unpacked; "
-                        f"download {archive.name} "
-                        "again"
+                        f"download {archive.name} again"
                     )
                 if (
                     not head.isfile()
@@ -135,8 +138,7 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
                 if head.size > largest:
                     raise DataError(
                         f"{archive} says that {head.name} has {head.size:,} bytes, but a file in "
-                        f"it has {largest:,} at "
-                        f"most; download {archive.name} again"
+                        f"it has {largest:,} at most; download {archive.name} again"
                     )
                 stream = tar.extractfile(head)
                 assert stream is not None  # noqa: S101 it is a file
@@ -155,7 +157,7 @@ def members(archive: Path, wanted: re.Pattern[str], largest: int) -> Iterator[Me
 
 
 class _Head(tarfile.TarInfo):
-    """What stands before a file. What only lengthens it, which is read as a whole, must be of a sane size."""
+    """Header of a file in an archive; extensions of it, which are read whole, are bounded."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -1,4 +1,7 @@
-"""Reader of Stanford Cars (Krause et al. 2013): 196 models, whose super-classes are types of body."""
+"""Reader of Stanford Cars (Krause et al. 2013).
+
+Its 196 classes are models of cars, whose super-classes are types of body.
+"""
 
 import csv
 import io
@@ -24,19 +27,19 @@ N_CLASSES, N_GROUPS, N_TRAIN, N_TEST = 196, 9, 8_144, 8_041
 LABELS = "cars_test_annos_withlabels.mat"
 WHERE_CARS = (
     "the official page, ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer has the files. "
-    "Copies of them are "
-    f"about: get cars_train/, cars_test/ and devkit/ with {LABELS} in it or beside it, or a copy "
-    "with labels as "
-    "folders, train/<class>/ and test/<class>/ (on Kaggle: Stanford Car Dataset by classes folder)"
+    f"Copies of them are about: get cars_train/, cars_test/ and devkit/ with {LABELS} in it or "
+    "beside it, or a copy with labels as folders, train/<class>/ and test/<class>/ (on Kaggle: "
+    "Stanford Car Dataset by classes folder)"
 )
 
 _TYPES = {
-    "Cab": "Pickup", "Convertible": "Convertible", "Coupe": "Coupe", "Hatchback": "Hatchback", "Minivan": "Minivan",
-    "SUV": "SUV", "Sedan": "Sedan", "Van": "Van", "Wagon": "Wagon",
+    "Cab": "Pickup", "Convertible": "Convertible", "Coupe": "Coupe", "Hatchback": "Hatchback",
+    "Minivan": "Minivan", "SUV": "SUV", "Sedan": "Sedan", "Van": "Van", "Wagon": "Wagon",
 }  # fmt: skip
 _SLASHED = "Ram C/V Cargo Van Minivan 2012"  # the one name that cannot be a folder's
 
-_LARGEST = 20_000_000  # bytes of a list of labels, packed or not; the official ones have some hundred thousand
+_LARGEST = 20_000_000
+"""Bytes of a list of labels, packed or not; the official ones have some hundred thousand."""
 _COMPRESSED = 15  # the kind of an element of a MATLAB file
 _UNREADABLE = (
     *(
@@ -51,16 +54,17 @@ _UNREADABLE = (
     ),
     *(RuntimeError, AssertionError, UnboundLocalError, struct.error, zlib.error),
 )
-"""What SciPy meets in what is no MATLAB file. It makes arrays of what it reads, and runs nothing."""
+"""Errors of SciPy on damaged MATLAB files. It makes arrays of them, and runs nothing."""
 
 Groups = dict[str, list[Path]]
 
 
 def read_cars(source: Path | None, _downloads: Path, report: Report) -> ImageFiles:
-    """The images in the official layout, or in folders by class; complete or a part of them.
+    """Read images in the official layout or in folders by class, complete or in part.
 
     Raises:
-        DataError: files are missing, damaged or of other classes; the message says where to get them.
+        DataError: files are missing, damaged or of other classes; the message says where to get
+            them.
     """
     if source is None:
         raise DataError(f"cars needs its images: {WHERE_CARS}")
@@ -85,8 +89,7 @@ def read_cars(source: Path | None, _downloads: Path, report: Report) -> ImageFil
     if (len(paths), n_groups) != (N_CLASSES, N_GROUPS):
         raise DataError(
             f"cars means {N_CLASSES} classes of {N_GROUPS} types, but {source} has {len(paths)} "
-            f"classes of {n_groups}; "
-            "prepare it as folders under another name"
+            f"classes of {n_groups}; prepare it as folders under another name"
         )
     n_train, n_test = (sum(map(len, found.values())) for found in (train, test))
     return ImageFiles(
@@ -99,7 +102,7 @@ def read_cars(source: Path | None, _downloads: Path, report: Report) -> ImageFil
 
 
 def body_type(name: str) -> str:
-    """The last whole word of a class's name that is a type of body; for names without one, that of the table.
+    """Return the last word of a class's name that is a type of body, or that of the table.
 
     Raises:
         DataError: a name without either.
@@ -122,7 +125,7 @@ def _table() -> dict[str, str]:
 
 
 def _down_to(folder: Path, depth: int) -> Iterator[Path]:
-    """A folder and those in it, the nearest first."""
+    """Yield a folder and those in it, the nearest first."""
     level = [folder]
     for _ in range(depth + 1):
         yield from level
@@ -160,11 +163,9 @@ def _official(source: Path, folders: list[Path], meta: Path) -> tuple[Groups, Gr
     if labels is None:
         raise DataError(
             f"the labels of the test images are missing below {source}: the devkit's "
-            "cars_test_annos.mat has none. "
-            f"They come in a file of their own, {LABELS}, which was published beside the devkit; "
-            "put it into "
-            f"{meta.parent} and type: dh2l-study data prepare cars --from "
-            f"{shlex.quote(str(source))}"
+            f"cars_test_annos.mat has none. They come in a file of their own, {LABELS}, which was "
+            f"published beside the devkit; put it into {meta.parent} and type: dh2l-study data "
+            f"prepare cars --from {shlex.quote(str(source))}"
         )
     parts = []
     for part, annotations in (("train", meta.parent / "cars_train_annos.mat"), ("test", labels)):
@@ -191,7 +192,7 @@ def _official(source: Path, folders: list[Path], meta: Path) -> tuple[Groups, Gr
 
 
 def _images(source: Path, folders: list[Path], name: str) -> Path:
-    """The folder of that name that holds images: some copies have it in a folder of the same name."""
+    """Return the folder of that name with images; some copies nest it in one of the same name."""
     found = [folder for folder in folders if folder.name == name]
     if not found:
         raise DataError(f"{source} has no folder {name}/ with images; {WHERE_CARS}")
@@ -199,7 +200,7 @@ def _images(source: Path, folders: list[Path], name: str) -> Path:
 
 
 def _matlab(file: Path, variable: str) -> Any:
-    """A vector in a MATLAB file."""
+    """Return a vector of a MATLAB file."""
     import numpy as np
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError, MatReadWarning

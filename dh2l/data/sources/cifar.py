@@ -19,7 +19,7 @@ from dh2l.tree import ClassTree
 
 @dataclass(frozen=True)
 class Complete:
-    """What a complete CIFAR data set has; `n_groups` is None where there is no hierarchy."""
+    """Sizes of a complete CIFAR data set; `n_groups` is None without hierarchy."""
 
     n_train: int
     n_test: int
@@ -28,7 +28,8 @@ class Complete:
 
     def __str__(self) -> str:
         groups = "" if self.n_groups is None else f" in {self.n_groups} groups"
-        return f"{self.n_train:,} training and {self.n_test:,} test images of {self.n_classes} classes{groups}"
+        images = f"{self.n_train:,} training and {self.n_test:,} test images"
+        return f"{images} of {self.n_classes} classes{groups}"
 
 
 COMPLETE = {
@@ -42,16 +43,17 @@ _LARGEST_MEMBER = 200_000_000  # the largest official file has 155 million bytes
 
 
 def read_cifar(name: str, source: Path | None, downloads: Path, report: Report) -> Images:
-    """CIFAR-10 or CIFAR-100, complete.
+    """Read CIFAR-10 or CIFAR-100, complete.
 
     Args:
         name: `cifar10` or `cifar100`.
-        source: torchvision's files (a folder of them or the official archive) or image folders; None: download.
+        source: torchvision's files (a folder of them or the official archive) or image folders;
+            None: download.
         downloads: folder for the archive.
         report: called with a line on each step.
 
     Raises:
-        DataError: it could not be downloaded, or what is at `source` is not all of it.
+        DataError: it could not be downloaded, or the source is not complete.
     """
     table = _table(name)
     if source is None:
@@ -83,13 +85,12 @@ def _check_complete(name: str, images: Images) -> None:
         as_text = "×".join(map(str, shape))
         raise DataError(
             f"{name} means the complete data set ({complete}, 32×32×3, {depth} deep); what was "
-            "given has "
-            f"{found}, {as_text}, {tree.depth} deep; prepare it under another name"
+            f"given has {found}, {as_text}, {tree.depth} deep; prepare it under another name"
         )
 
 
 def _files(name: str, source: Path) -> Path | None:
-    """Folder of torchvision's files or the archive of them at source; None where it holds neither."""
+    """Return the folder or archive of torchvision's files at source, or None."""
     table = _table(name)
     if source.is_file():
         return source
@@ -110,7 +111,7 @@ def _layouts(name: str) -> str:
 
 
 def _read(name: str, files: Path) -> Images:
-    """From torchvision's files: every file's MD5 is compared with torchvision's table before it is unpickled."""
+    """Read torchvision's files; each MD5 is compared with torchvision's table before unpickling."""
     table = _table(name)
     contents = _archived(files, table) if files.is_file() else _foldered(files, table)
     opened: dict[str, Any] = {}
@@ -173,7 +174,7 @@ def _foldered(folder: Path, table: Any) -> dict[str, bytes]:
 
 
 def _archived(archive: Path, table: Any) -> dict[str, bytes]:
-    """The named members' bytes; nothing is extracted, so no path of the archive is ever written."""
+    """Return the named members' bytes; nothing is extracted, so no path is written."""
     wanted = {f"{table.base_folder}/{file}": file for file in _sums(table)}
     names = re.compile("|".join(map(re.escape, wanted)))
     contents = {

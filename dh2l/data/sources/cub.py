@@ -1,4 +1,7 @@
-"""Reader of CUB200-2011 (Wah et al. 2011): 200 birds, whose super-classes are the last words of their names."""
+"""Reader of CUB200-2011 (Wah et al. 2011).
+
+Its classes are 200 birds, whose super-classes are the last words of their names.
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,14 +21,18 @@ _LARGEST_LIST = 20_000_000  # bytes; the largest official one has less than a mi
 _LISTS = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
 _WANTED = re.compile(rf"{FOLDER}/(images/[^/]+/[^/]+|{'|'.join(map(re.escape, _LISTS))})")
 _IMAGE = re.compile(r"[^/\0]+/[^/\0]+")
-_LAYOUTS = f"the official archive {FOLDER}.tgz, the folder that it unpacks to, or the folder that holds either"
+_LAYOUTS = (
+    f"the official archive {FOLDER}.tgz, the folder that it unpacks to, or the folder that holds "
+    "either"
+)
 
 
 def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFiles:
-    """The images that the official lists name; complete, or a part of them with lists cut to fit.
+    """Read the images that the official lists name, complete or a part with lists cut to fit.
 
     Raises:
-        DataError: it could not be downloaded, or the lists are missing, damaged or of other classes.
+        DataError: it could not be downloaded, or the lists are missing, damaged or of other
+            classes.
     """
     if source is None:
         source = download("cub200", URL, MD5, downloads / f"{FOLDER}.tgz", _LAYOUTS, report)
@@ -35,23 +42,46 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
             f"{folder} has the lists of cub200, but no folder images/; unpack all of {FOLDER}.tgz "
             "there"
         )
-    classes, files, labels, in_training = (_column(folder / name) for name in _LISTS)
-    if list(files) != list(labels) or list(files) != list(in_training):
-        raise DataError(
-            f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} do not list "
-            "the same images "
-            f"in the same order ({len(files):,}, {len(labels):,} and {len(in_training):,}); "
-            f"unpack {FOLDER}.tgz again"
-        )
+    classes = _column(folder / "classes.txt")
     paths = {number: (super_class(name), name) for number, name in classes.items()}
+    _check_classes(paths, folder)
+    train, test = _list_parts(folder, classes)
+    name = "the official files of CUB-200-2011"
+    return ImageFiles(
+        source=name + part_of(name, _count(train), _count(test), N_TRAIN, N_TEST, report),
+        paths=tuple(paths.values()),
+        train=tuple(map(tuple, train.values())),
+        test=tuple(map(tuple, test.values())),
+        scratch=scratch,
+        upright=False,
+    )
+
+
+def _check_classes(paths: dict[str, tuple[str, str]], folder: Path) -> None:
+    """Refuse a list of other classes than the official ones."""
     n_groups = len({group for group, _ in paths.values()})
     if (len(paths), n_groups) != (N_CLASSES, N_GROUPS):
         raise DataError(
             f"cub200 means {N_CLASSES} classes whose names end with {N_GROUPS} words, but "
-            f"{folder / 'classes.txt'} has "
-            f"{len(paths)} classes with {n_groups}; unpack {FOLDER}.tgz again, or prepare it as "
-            "folders under another "
-            "name"
+            f"{folder / 'classes.txt'} has {len(paths)} classes with {n_groups}; unpack "
+            f"{FOLDER}.tgz again, or prepare it as folders under another name"
+        )
+
+
+def _list_parts(
+    folder: Path, classes: dict[str, str]
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Read the lists of training and test images, by the number of their class.
+
+    Raises:
+        DataError: the lists are damaged, disagree, or leave a class without images.
+    """
+    files, labels, in_training = (_column(folder / name) for name in _LISTS[1:])
+    if list(files) != list(labels) or list(files) != list(in_training):
+        raise DataError(
+            f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} do not list "
+            f"the same images in the same order ({len(files):,}, {len(labels):,} and "
+            f"{len(in_training):,}); unpack {FOLDER}.tgz again"
         )
     train: dict[str, list[Path]] = {number: [] for number in classes}
     test: dict[str, list[Path]] = {number: [] for number in classes}
@@ -64,39 +94,30 @@ def read_cub200(source: Path | None, downloads: Path, report: Report) -> ImageFi
         if labels[image] not in classes or in_training[image] not in ("0", "1"):
             raise DataError(
                 f"the image {image} in {folder} has the class {labels[image]!r} and the split "
-                f"{in_training[image]!r}, "
-                "but classes.txt has no such class or the split is not 0 or 1; unpack "
-                f"{FOLDER}.tgz again"
+                f"{in_training[image]!r}, but classes.txt has no such class or the split is not "
+                f"0 or 1; unpack {FOLDER}.tgz again"
             )
-        (train if in_training[image] == "1" else test)[labels[image]].append(
-            folder / "images" / file
-        )
-    for part, found in (("training", train), ("test", test)):
-        if empty := [classes[number] for number, images in found.items() if not images]:
+        part = train if in_training[image] == "1" else test
+        part[labels[image]].append(folder / "images" / file)
+    for name, found in (("training", train), ("test", test)):
+        empty = [classes[number] for number, images in found.items() if not images]
+        if empty:
             raise DataError(
-                f"the lists in {folder} name no {part} image of {empty[0]}, but every class needs "
+                f"the lists in {folder} name no {name} image of {empty[0]}, but every class needs "
                 "one"
             )
-    name = "the official files of CUB-200-2011"
-    return ImageFiles(
-        source=name + part_of(name, _count(train), _count(test), N_TRAIN, N_TEST, report),
-        paths=tuple(paths.values()),
-        train=tuple(map(tuple, train.values())),
-        test=tuple(map(tuple, test.values())),
-        scratch=scratch,
-        upright=False,
-    )
+    return train, test
 
 
 def super_class(name: str) -> str:
-    """The last word of a class's name: `001.Black_footed_Albatross` is an Albatross."""
+    """Return the last word of a class's name: `001.Black_footed_Albatross` is an Albatross."""
     return name.partition(".")[2].rpartition("_")[2]
 
 
 def part_of(
     name: str, n_train: int, n_test: int, all_train: int, all_test: int, report: Report
 ) -> str:
-    """What to add to the name of a source that is not complete, which is reported; empty where it is."""
+    """Describe and report an incomplete source, as an addition to its name; "" if complete."""
     if (n_train, n_test) == (all_train, all_test):
         return ""
     report(
@@ -111,7 +132,7 @@ def _count(found: dict[str, list[Path]]) -> int:
 
 
 def _folder(source: Path, downloads: Path, report: Report) -> tuple[Path, Path | None]:
-    """The folder with the lists, and the one to be removed in the end, where the archive had to be unpacked."""
+    """Return the folder with the lists, and the one to be removed after unpacking, if any."""
     for folder in (source, source / FOLDER):
         if (folder / "images.txt").is_file():
             return folder, None
@@ -124,7 +145,7 @@ def _folder(source: Path, downloads: Path, report: Report) -> tuple[Path, Path |
 
 
 def _column(file: Path) -> dict[str, str]:
-    """A list of the archive: lines of a number and a value."""
+    """Read a list of the archive: lines of a number and a value."""
     try:
         lines = [
             line for line in read(file, _LARGEST_LIST).decode("utf-8").splitlines() if line.strip()

@@ -37,7 +37,7 @@ class _Found(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """The classes in order, and the files of each: of the training images, then of the test images."""
+    """Classes in order, with the files of each: training images, then test images."""
 
     paths: tuple[ClassPath, ...]
     groups: tuple[tuple[Path, ...], ...]
@@ -45,14 +45,16 @@ class _Groups(NamedTuple):
 
 
 def read_folders(source: Path, *, size: int | None, resizable: bool, report: Report) -> Images:
-    """Images in folders: `source/train/<class>/*`, `source/train/<super-class>/<class>/*` or deeper.
+    """Read images in folders `source/train/[<super-class>/…]<class>/*`.
 
-    Images are greyscale (one channel) if all of them are, RGB otherwise; `dh2l.data.conversions.RULES` says what
-    becomes of those that are neither. Hidden files and the system's own are skipped. All pixels must fit into memory.
+    Images are greyscale (one channel) if all of them are, RGB otherwise;
+    `dh2l.data.conversions.RULES` defines how others are converted. Hidden and system files are
+    skipped. All pixels must fit into memory.
 
     Args:
         source: the folder with `train/` and `test/`.
-        size: resize all images to size × size (bilinear, antialiased); None: they must be of one size.
+        size: resize all images to size × size (bilinear, antialiased); None: they must be of one
+            size.
         resizable: whether an error may suggest a size.
         report: called with a line on progress.
 
@@ -78,8 +80,7 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
                 if (other_width, other_height) != (width, height):
                     raise DataError(
                         f"all images must have the same size, but {files[0]} has {width}×{height} "
-                        "pixels "
-                        f"and {file} {other_width}×{other_height}"
+                        f"pixels and {file} {other_width}×{other_height}"
                         + (
                             "; --size N makes all of them N×N, and --shorter-side N keeps their "
                             "proportions"
@@ -111,7 +112,9 @@ def read_folders(source: Path, *, size: int | None, resizable: bool, report: Rep
 
 
 def list_folders(source: Path) -> ImageFiles:
-    """The images in folders, laid out as `read_folders` takes them, not opened yet: they may be of any size.
+    """List images in folders, laid out as for `read_folders`, without opening them.
+
+    They may be of any size.
 
     Raises:
         DataError: a folder or file that is not as described; the message names it.
@@ -128,8 +131,8 @@ def _groups(source: Path) -> _Groups:
         if missing := sorted(set(has.files) - set(lacks.files)):
             raise DataError(
                 f"{source / missing_in} lacks the class "
-                f"{'/'.join(missing[0])}{_alike(missing[0], lacks.files)}; "
-                "training and test images must be of the same classes"
+                f"{'/'.join(missing[0])}{_alike(missing[0], lacks.files)}; training and test "
+                "images must be of the same classes"
             )
     paths = tuple(sorted(train.files))
     groups = tuple(tuple(part.files[path]) for part in (train, test) for path in paths)
@@ -137,16 +140,17 @@ def _groups(source: Path) -> _Groups:
 
 
 def _alike(path: ClassPath, others: Files) -> str:
-    """The class that is spelled almost like one, in words; empty where none is."""
+    """Describe the class that is spelled almost like one; "" if there is none."""
     names = {"/".join(other): "/".join(other).casefold().split() for other in others}
     near = [name for name, words in names.items() if words == "/".join(path).casefold().split()]
     return f", but has {near[0]!r} (there it is {'/'.join(path)!r})" if near else ""
 
 
 def _room(shape: tuple[int, ...], resizable: bool) -> Pixels:
-    """An array for all images, of which there will be a second one in order.
+    """Allocate an array for all images, of which there will be a second one in order.
 
-    A system promises memory that it does not have, and ends whoever fills it: so what is free is looked at before.
+    A system promises memory that it does not have, and ends whoever fills it, so free memory is
+    checked first.
     """
     needed, free = 2 * math.prod(shape), psutil.virtual_memory().available
     try:
@@ -159,8 +163,7 @@ def _room(shape: tuple[int, ...], resizable: bool) -> Pixels:
             remedy = "Make them smaller by --size, or take --shorter-side, which keeps them on disk"
         raise DataError(
             f"{shape[0]:,} images of {shape[2]}×{shape[1]} pixels need {needed / 1e9:,.1f} GB of "
-            "memory; expected "
-            f"{free / 1e9:,.1f} GB at most, which are free. {remedy}"
+            f"memory; expected {free / 1e9:,.1f} GB at most, which are free. {remedy}"
         ) from error
 
 
@@ -192,8 +195,8 @@ def _classes(split: Path) -> _Found:
         if files and (folders or not path):
             beside = f" (such as {folders[0].name}/)" if folders else ""
             raise DataError(
-                f"{files[0]} lies beside or above the folders of classes{beside}; "
-                "every image must lie in the folder of its class, all at the same depth"
+                f"{files[0]} lies beside or above the folders of classes{beside}; every image must "
+                "lie in the folder of its class, all at the same depth"
             )
         if not files and not folders:
             raise DataError(
@@ -205,15 +208,14 @@ def _classes(split: Path) -> _Found:
             other = next(iter(found))
             if len(other) != len(path):
                 raise DataError(
-                    f"all images must lie at the same depth, but {found[other][0]} is "
-                    f"{len(other)} folders "
-                    f"deep in {split} and {files[0]} {len(path)}"
+                    f"all images must lie at the same depth, but {found[other][0]} is {len(other)} "
+                    f"folders deep in {split} and {files[0]} {len(path)}"
                 )
     return _Found(found, skipped)
 
 
 def _present(source: Path) -> str:
-    """The folders that are there instead, in words; empty where there are none."""
+    """Describe the folders that exist instead; "" if there are none."""
     try:
         names = sorted(
             entry.name for entry in source.iterdir() if entry.is_dir() and not is_litter(entry.name)
@@ -224,7 +226,7 @@ def _present(source: Path) -> str:
 
 
 def _image(entry: "os.DirEntry[str]") -> Path:
-    """The path of what should be an image."""
+    """Return the path of what should be an image."""
     file = Path(entry)
     if entry.is_symlink() and not file.exists():
         raise DataError(
@@ -239,7 +241,7 @@ def _image(entry: "os.DirEntry[str]") -> Path:
 
 
 def _named(folder: Path, entries: Sequence["os.DirEntry[str]"]) -> dict[str, Path]:
-    """The folders in a folder by their names, each in the spelling that look-alikes share."""
+    """Return the folders in a folder by name, each in the spelling that look-alikes share."""
     named: dict[str, Path] = {}
     for entry in entries:
         if not _is_utf8(entry.name):
@@ -249,9 +251,8 @@ def _named(folder: Path, entries: Sequence["os.DirEntry[str]"]) -> dict[str, Pat
         name = normalise_name(entry.name)
         if name in named:
             raise DataError(
-                f"{folder} has two folders called {name!r}, whose names differ only in how "
-                "Unicode spells them "
-                f"({named[name].name!a} and {entry.name!a}); put their images into one"
+                f"{folder} has two folders called {name!r}, whose names differ only in how Unicode "
+                f"spells them ({named[name].name!a} and {entry.name!a}); put their images into one"
             )
         named[name] = Path(entry)
     return named
@@ -266,7 +267,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _heads(files: Sequence[Path]) -> tuple[list[Head], list[str]]:
-    """Mode and size (width, height) of each image, without decoding it; and what is wrong with those without."""
+    """Read mode and size (width, height) of each image without decoding, and list the faults."""
     heads: list[Head] = []
 
     def head(_: int, file: Path) -> None:
@@ -280,7 +281,7 @@ def _heads(files: Sequence[Path]) -> tuple[list[Head], list[str]]:
 def _decode(
     files: Sequence[Path], mode: Mode, resize: bool, out: Pixels
 ) -> tuple[list[str], Counter[str]]:
-    """Decode images into out, ``(n, H, W, C)``; returns what is wrong with some, and what others lost."""
+    """Decode images into out, ``(n, H, W, C)``; return the faults, and counts of conversions."""
     from PIL import Image
 
     height, width = out.shape[1:3]

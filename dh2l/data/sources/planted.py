@@ -1,11 +1,11 @@
-"""A synthetic data set whose class tree is planted in its pixels, of the size, depth and difficulty that one asks for.
+"""Synthetic data set whose class tree is planted in its pixels.
 
     images = planted(Planted(branching=(4, 5), noise=30))       # 4 super-classes of 5 classes
 
-Every node of the tree below the root has a pattern, a smooth random field. The image of a class is grey plus the
-patterns on its path, from its super-class down to itself, plus a smooth random field of its own, the noise. All
-arithmetic is in integers on the raw output of PCG64, which NumPy promises not to change, so the pixels are the
-same on every machine.
+Every node of the tree below the root has a pattern, a smooth random field. The image of a class is
+grey plus the patterns on its path, from its super-class down to itself, plus its own smooth random
+field, the noise. Size, depth and difficulty are settings. All arithmetic is in integers on the raw
+output of PCG64, which NumPy promises not to change, so the pixels are the same on every machine.
 """
 
 import math
@@ -21,7 +21,8 @@ from dh2l.io.validation import validate
 
 GREY = 128
 CONTRAST = 32
-"""Root mean square of what the patterns of a class add to grey, in grey levels, but for their chance correlations."""
+"""Root mean square of what the patterns of a class add to grey, in grey levels, but for their
+chance correlations."""
 MOST_CLASSES = 1000
 MOST_BYTES = 1 << 26
 """Of all pixels, training and test."""
@@ -40,26 +41,28 @@ _THOUSAND = 1000  # fractions are counted in thousandths
 
 
 class Planted(BaseModel):
-    """What the data set is made to be."""
+    """Settings of a planted data set."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     branching: Branches = (4, 5)
-    """Children of every node, level by level from the root: `(4, 5)` are 4 super-classes of 5 classes each, `(20,)`
-    are 20 classes without hierarchy. Up to 1,000 classes."""
+    """Children of every node, level by level from the root: `(4, 5)` are 4 super-classes of 5
+    classes each, `(20,)` are 20 classes without hierarchy. Up to 1,000 classes."""
     n_train: int = Field(default=10, ge=1, le=10_000)
     """Training images per class; 2 or more where some are held out for validation."""
     n_test: int = Field(default=50, ge=1, le=10_000)
     """Test images per class."""
     size: int = Field(default=8, ge=8, le=64)
-    """Height and width in pixels. Patterns and noise keep their grain, about 4 pixels, whatever the size."""
+    """Height and width in pixels. Patterns and noise keep their grain, about 4 pixels, whatever the
+    size."""
     channels: Literal[1, 3] = 3
     """1 for greyscale, 3 for colour."""
     share: float = Field(default=0.5, ge=0, le=0.95)
-    """Part of a class's signal, as variance, that is its super-class's; in a deeper tree each level's part of what
-    the levels above it leave. Classes that share m levels correlate by about 1 − (1 − share)^m; 0: no hierarchy."""
+    """Part of a class's signal, as variance, that is its super-class's; in a deeper tree each
+    level's part of what the levels above it leave. Classes that share m levels correlate by about 1
+    − (1 − share)^m; 0: no hierarchy."""
     noise: float = Field(default=20.0, ge=0, le=100)
     """Standard deviation of an image's own field, in grey levels of 256; the signal's is 32."""
     seed: int = Field(default=0, ge=0)
@@ -81,9 +84,8 @@ class Planted(BaseModel):
         if min(branching, default=0) < 1 or not 2 <= n <= MOST_CLASSES:
             raise ValueError(
                 f"branching is {list(branching)}, but must be one number ≥ 1 per level of the "
-                "class tree, "
-                f"whose product, the number of classes, lies between 2 and {MOST_CLASSES:,}; for "
-                "instance [4, 5]"
+                "class tree, whose product, the number of classes, lies between 2 and "
+                f"{MOST_CLASSES:,}; for instance [4, 5]"
             )
         return branching
 
@@ -93,16 +95,16 @@ class Planted(BaseModel):
         if (n_bytes := n * self.size**2 * self.channels) > MOST_BYTES:
             raise ValueError(
                 f"{n:,} images of {self.size}×{self.size}×{self.channels} take {n_bytes:,} bytes, "
-                "but at most "
-                f"{MOST_BYTES:,} are made; lower n_train, n_test, size or branching"
+                f"but at most {MOST_BYTES:,} are made; lower n_train, n_test, size or branching"
             )
         return self
 
 
 def planted(settings: Planted) -> Images:
-    """The data set, class by class: paths such as ``("g0", "g0c3")``, deeper ``("g1", "g1g0", "g1g0c4")``.
+    """Make the data set, class by class, with paths such as ``("g0", "g0c3")``.
 
-    A class's first images stay the same when more are asked for.
+    Paths of deeper trees are such as ``("g1", "g1g0", "g1g0c4")``. A class's first images stay the
+    same when more are asked for.
     """
     nodes = list(product(*map(range, settings.branching)))
     signals = {node: _signal(settings, node) for node in nodes}
@@ -118,7 +120,7 @@ def planted(settings: Planted) -> Images:
 
 
 def _path(node: Node, branching: Node) -> tuple[str, ...]:
-    """Names of a class and of the nodes above it, whose alphabetic order is that of their numbers."""
+    """Return the names of a class and its ancestors, sorted alphabetically as their numbers are."""
     width = [len(str(n - 1)) for n in branching]
     letters = "g" * (len(node) - 1) + "c"
     steps = [f"{letter}{i:0{w}}" for letter, i, w in zip(letters, node, width, strict=True)]
@@ -146,9 +148,10 @@ def _noisy(settings: Planted, signal: Integers, stream: Node, n: int) -> Pixels:
 
 
 def _fields(settings: Planted, stream: Node, n: int) -> Integers:
-    """Smooth random fields ``(n, H, W, C)`` of standard deviation `_UNIT`, nearly normal, periodic.
+    """Draw smooth random fields ``(n, H, W, C)`` of standard deviation `_UNIT`, nearly normal.
 
-    A pixel is a sum of eight random bytes less its mean, blurred along both axes by binomial weights.
+    They are periodic. A pixel is a sum of eight random bytes less its mean, blurred along both axes
+    by binomial weights.
     """
     shape = (n, settings.size, settings.size, settings.channels)
     raw = np.random.PCG64(np.random.SeedSequence(settings.seed, spawn_key=stream)).random_raw(

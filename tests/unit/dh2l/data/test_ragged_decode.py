@@ -18,7 +18,7 @@ from tiny_data import tiny_config
 
 from dh2l.data import load, prepare, prepared, read_manifest, verify
 from dh2l.data.canonical import statistics
-from dh2l.data.ragged_array import Pieces
+from dh2l.data.ragged_array import RaggedArray
 from dh2l.data.ragged_decode import decode_groups
 from dh2l.errors import DataError
 from dh2l.training.batches import make_splits, plain_batches
@@ -122,8 +122,8 @@ def test_pieces_are_written_and_sized_as_the_array_that_they_make(
 ) -> None:
     pieces = [np.full((height, width, 2), value, dtype=np.uint8) for height, width, value in shapes]
     whole = np.concatenate([piece.reshape(-1, 2) for piece in pieces])
-    assert Pieces(tuple(pieces)).shape == whole.shape
-    assert len(Pieces(tuple(pieces))) == len(whole)
+    assert RaggedArray(tuple(pieces)).shape == whole.shape
+    assert len(RaggedArray(tuple(pieces))) == len(whole)
 
 
 def test_images_that_begin_alike_are_ordered_by_the_rest(tmp_path: Path) -> None:

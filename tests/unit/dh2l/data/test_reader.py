@@ -119,7 +119,7 @@ def test_a_file_of_the_right_size_but_another_format_type_or_shape_is_named(root
     path = root / "own" / "train_y.npy"
     size = path.stat().st_size
     path.write_bytes(b"x" * size)
-    with pytest.raises(DataError, match=r"train_y.npy is no array file"):
+    with pytest.raises(DataError, match=r"train_y.npy is not a valid .npy file"):
         load("own", root)
     for array in (np.zeros(12), np.zeros((3, 4), dtype=np.int64)):
         np.save(path, array)
