@@ -21,7 +21,8 @@ from dh2l.tree import ClassTree
 from study.records import provenance
 from study.records.build import SCORE_FIELDS, finished_record
 from study.records.paths import Places
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import StudyFile
 

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.frame import Detail, Measured, compared, figure, paired
 from benchmarks.processes import environment, last_line, python
+from study.records.arrays import read_arrays
 from study.records.paths import Places
-from study.records.store import RecordStore, read_arrays
+from study.records.store import RecordStore
 
 COMMANDS = ("--help", "list", "plan quickstart", "table quickstart")
 IMPORTS = "import torch, ray, mlflow"

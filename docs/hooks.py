@@ -15,7 +15,7 @@ import study
 from dh2l.config.conditions import needs_of
 from dh2l.config.train_config import TrainConfig
 from study.cli import app
-from study.records.store import Record
+from study.records.record import Record
 from study.spec.json_schema import study_schema
 from study.spec.study_file import shipped_studies
 

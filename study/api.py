@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from study.execution.run import RunOutcome
     from study.formats import FrameKind
     from study.records.paths import Places
-    from study.records.store import Record
+    from study.records.record import Record
     from study.reporting.tables import Page
     from study.state.results import StudyResults
     from study.state.study_state import StudyState

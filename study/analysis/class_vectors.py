@@ -9,7 +9,7 @@ import pandas as pd
 
 from dh2l.tree import ClassTree
 from study.analysis.learning_curves import CELL, shown_arrays
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 from study.spec.plan import Plan
 from study.state.selection import CellResult
 
@@ -83,7 +83,7 @@ def height_name(height: int, depth: int) -> str:
     return "across the root" if height == depth else f"same node of level {depth - height} only"
 
 
-def angle_frame(results: Sequence[CellResult], found: Findings, plan: Plan) -> pd.DataFrame:
+def angle_frame(results: Sequence[CellResult], found: LoadedRecords, plan: Plan) -> pd.DataFrame:
     """The cosines between class vectors of every shown trial, summarised by level.
 
     Columns: `row`, `arm`, `column`, `seed`; `height` of the lowest common ancestor and `depth` of the tree; `pairs`

@@ -11,7 +11,8 @@ from dh2l.errors import UserError
 from study.analysis.quality import COLUMNS, MEASURES, cell_measures, trial_measures
 from study.analysis.significance import evidence_frame
 from study.formats import FrameKind
-from study.records.store import Provenance, read_arrays
+from study.records.arrays import read_arrays
+from study.records.record import Provenance
 from study.spec.schema import Study
 from study.state.results import StudyResults, TrialResult
 from study.state.selection import CellResult, reported

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from dh2l.errors import UserError
-from study.records.store import Findings, Record, read_arrays
+from study.records.arrays import read_arrays
+from study.records.loaded_records import LoadedRecords
+from study.records.record import Record
 from study.spec.trials import CellKey
 from study.state.selection import CellResult
 
@@ -28,7 +30,7 @@ def curve_epochs(epochs: int) -> range:
 
 
 def shown_arrays(
-    results: Sequence[CellResult], found: Findings
+    results: Sequence[CellResult], found: LoadedRecords
 ) -> Iterator[tuple[CellResult, Record, dict[str, npt.NDArray[Any]]]]:
     """The arrays of every trial that the cells show, one at a time; those that are missing or damaged are left out."""
     for result in results:
@@ -39,7 +41,7 @@ def shown_arrays(
                 continue
 
 
-def without_arrays(results: Sequence[CellResult], found: Findings) -> list[str]:
+def without_arrays(results: Sequence[CellResult], found: LoadedRecords) -> list[str]:
     """Trials that the cells show, but of which no picture can be drawn."""
     there = {record.identity for _, record, _ in shown_arrays(results, found)}
     return [
@@ -50,7 +52,7 @@ def without_arrays(results: Sequence[CellResult], found: Findings) -> list[str]:
     ]
 
 
-def curve_frame(results: Sequence[CellResult], found: Findings) -> pd.DataFrame:
+def curve_frame(results: Sequence[CellResult], found: LoadedRecords) -> pd.DataFrame:
     """Every metric of the cells' shown trials over epochs.
 
     Columns: `row`, `arm`, `column`; `metric`, by its name in the history; `epoch`, counted from 1, at most about a

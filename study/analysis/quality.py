@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.analysis.significance import mean_and_spread
-from study.records.store import Record, Scores
+from study.records.record import Record, Scores
 from study.spec.schema import Study
 from study.state.selection import reported
 

@@ -22,7 +22,9 @@ from study.analysis.statistics import (
     t_interval,
     within,
 )
-from study.records.store import Findings, Record, read_arrays
+from study.records.arrays import read_arrays
+from study.records.loaded_records import LoadedRecords
+from study.records.record import Record
 from study.spec.arms import exists_in
 from study.spec.plan import Plan
 from study.spec.sampling import any_point
@@ -260,7 +262,7 @@ def hierarchical(records: Sequence[Record], study: Study) -> dict[str, float | N
 class ImageIntervals:
     """Intervals over test images, from predictions that are read once per trial."""
 
-    def __init__(self, study: Study, found: Findings) -> None:
+    def __init__(self, study: Study, found: LoadedRecords) -> None:
         self.study, self.found = study, found
         self.read: dict[str, Predicted | None] = {}
 

@@ -123,19 +123,12 @@ def load_plugins(names: list[Path] | None) -> tuple["Plugin", ...]:
 
 
 def load_state(
-    study: str,
-    overrides: list[str] | None,
-    places: Places,
-    *,
-    write: bool = False,
-    check_arrays: bool = False,
+    study: str, overrides: list[str] | None, places: Places, *, check_arrays: bool = False
 ) -> "StudyState":
     """Load a study with the states of its trials, and print notes and warnings about records."""
     from study.state.load import open_study
 
-    return open_study(
-        study, overrides, places, note=note, warn=warn, write=write, check_arrays=check_arrays
-    )
+    return open_study(study, overrides, places, note=note, warn=warn, check_arrays=check_arrays)
 
 
 def gpu_share(

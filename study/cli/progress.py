@@ -17,7 +17,7 @@ from dh2l.results import EpochResult
 from study.cli.time_left import Remaining
 from study.execution.observers import Observer
 from study.execution.tally import Outlook
-from study.records.store import Record
+from study.records.record import Record
 
 LAST = "rendering the table"
 """The phase after the last trial."""

@@ -11,7 +11,7 @@ from study.cli.console import counts, err, out, plan_line
 from study.cli.progress import LAST, RunProgress
 from study.execution.display import Display
 from study.execution.tally import Outlook
-from study.records.store import Record
+from study.records.record import Record
 from study.state.study_state import StudyState
 
 

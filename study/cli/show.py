@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dh2l.io.files import AnyPath
-    from study.records.store import Failure, Record
+    from study.records.record import Failure, Record
 
 HASH = 12
 """Characters of a hash that are shown."""
@@ -131,7 +131,7 @@ def _score(key: str, value: float | None) -> str:
 
 def _history(record: "Record", path: "AnyPath") -> None:
     from dh2l.errors import UserError
-    from study.records.store import read_arrays
+    from study.records.arrays import read_arrays
 
     if record.arrays_sha256 is None:
         return
@@ -198,7 +198,7 @@ def _failure(failure: "Failure") -> None:
 
 def _files(record: "Record", path: "AnyPath", places: Places) -> dict[str, str]:
     """Give the files of a trial that are there."""
-    from study.records.store import arrays_path
+    from study.records.arrays import arrays_path
 
     its = {
         "record": path,

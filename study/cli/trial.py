@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from dh2l.errors import UserError
-from study.cli.console import SOME_FAILED, err, interrupted, out, styled
+from study.cli.console import SOME_FAILED, err, interrupted, out, styled, warn
 from study.cli.options import (
     DATA,
     RESULTS,
@@ -17,7 +17,6 @@ from study.cli.options import (
     StudyArgument,
     check_device,
     load_plugins,
-    load_state,
 )
 from study.records.paths import Places
 
@@ -41,7 +40,9 @@ def trial(
     """Train one trial in this process, without Ray or MLflow. Leaves the same record as `run`."""
     places = Places.of(results, data)
     load_plugins(plugin)
-    state = load_state(study, set_, places, write=True)
+    from study.state.load import open_study_to_run
+
+    state = open_study_to_run(study, set_, places, warn=warn)
     config = state.plan.config(_find_trial(identity, list(state.states)))
     if state.states[config.identity] == "conflict":
         raise UserError(state.found.conflicts[config.identity])

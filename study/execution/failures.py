@@ -3,7 +3,7 @@
 import traceback
 
 from dh2l.plugins import plugin_location
-from study.records.store import Failure
+from study.records.record import Failure
 
 TRACEBACK_LINES = 30
 MESSAGE_LETTERS = 2000

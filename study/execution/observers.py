@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dh2l.config.train_config import TrainConfig
 from dh2l.results import EpochResult
-from study.records.store import Record
+from study.records.record import Record
 
 
 class Observer:

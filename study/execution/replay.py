@@ -27,10 +27,11 @@ from study.execution.replay_differences import (
 )
 from study.execution.trial_data import load_trial_data
 from study.records import provenance
+from study.records.arrays import read_arrays
 from study.records.build import arrays_of, finished_record, unfinished_record
 from study.records.lookup import find_record
 from study.records.paths import Places
-from study.records.store import Failure, Record, read_arrays
+from study.records.record import Failure, Record
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dh2l.wording import counted
-from study.records.store import Record, Scores
+from study.records.record import Record, Scores
 
 TIMED = ("history.time", "history.seconds", "history.images_per_s")
 """Arrays of times, in which no two runs agree."""

@@ -19,7 +19,7 @@ from study.execution.tally import Outlook, outlook
 from study.execution.training import PlanOptions, release_stale_leases, run_locally, run_plan
 from study.records.paths import Places
 from study.spec.trials import Cell
-from study.state.load import open_study, read_state
+from study.state.load import open_study_to_run, read_state
 from study.state.remaining import trials_to_search
 from study.state.results import StudyResults
 from study.state.states import State
@@ -107,13 +107,11 @@ def run_study(
     """
     display = display or Display()
     _check_options(options)
-    state = open_study(
+    state = open_study_to_run(
         options.study,
         list(options.overrides),
         places,
-        note=display.on_message,
         warn=display.warn,
-        write=True,
     )
     _check_study(options, state)
     ahead = outlook(state, options.shard)

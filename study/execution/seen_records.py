@@ -2,14 +2,15 @@
 
 from dh2l.wording import counted
 from study.execution.observers import Observer
+from study.records.loaded_records import LoadedRecords
 from study.records.paths import Places
-from study.records.store import Findings, Record
+from study.records.record import Record
 
 
 class SeenRecords(Observer):
     """Observer that remembers every settled record of a run."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, found: LoadedRecords) -> None:
         """Remember the settled records from before the run.
 
         Args:
@@ -24,7 +25,7 @@ class SeenRecords(Observer):
         if record.settled:
             self._seen[record.identity] = None
 
-    def removal_message(self, found: Findings, places: Places) -> str:
+    def removal_message(self, found: LoadedRecords, places: Places) -> str:
         """Return a message about removed records, empty if all are present.
 
         Args:

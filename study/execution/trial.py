@@ -31,7 +31,8 @@ from study.records import provenance
 from study.records.build import arrays_of, finished_record, probabilities_of, unfinished_record
 from study.records.leases import ClaimedElsewhere, Claims, Holder
 from study.records.paths import Places
-from study.records.store import Failure, NewerRecord, Record, RecordStore
+from study.records.record import Failure, NewerRecord, Record
+from study.records.store import RecordStore
 
 DEFAULTS = TrialOptions()
 

@@ -11,7 +11,8 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.data import Manifest
 from dh2l.io.files import AnyPath
 from dh2l.training.saved_networks import save_network
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 
 WAIT_S = 2.0
 """Seconds between two attempts of a trial that waits."""

@@ -1,4 +1,7 @@
-"""Records from what trials leave; imports no torch, so that the driver can file what only it knows."""
+"""Builders of records from training results.
+
+Imports no torch, because the driver writes records too.
+"""
 
 import math
 from dataclasses import asdict
@@ -12,7 +15,7 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.results import History, TrainResult
 from dh2l.tree import ClassTree
 from study.records import provenance
-from study.records.store import Failure, ProbabilityScores, Provenance, Record, Scores
+from study.records.record import Failure, ProbabilityScores, Provenance, Record, Scores
 
 SCORE_FIELDS = tuple(
     name for name in Scores.model_fields if name not in ("epoch", "test_probabilities")
@@ -60,7 +63,7 @@ def unfinished_record(
     *,
     started: datetime | None = None,
 ) -> Record:
-    """The record of a trial that gave no scores, and why."""
+    """Build the record of a trial without scores, with the reason."""
     return Record(
         identity=config.identity,
         state=state,
@@ -77,7 +80,7 @@ def unfinished_record(
 
 
 def scores_at(history: History, index: int) -> Scores:
-    """The scores of one epoch, given its place in the history; a loss that is not finite becomes None."""
+    """Return the scores of one epoch, by its index; a loss that is not finite becomes None."""
     scores = {name: history[name][index] if name in history else None for name in SCORE_FIELDS}
     finite = {
         name: None if value is None or not math.isfinite(value) else value
@@ -96,7 +99,7 @@ def _with_probabilities(scores: Scores, result: TrainResult, which: str, tree: C
 
 
 def probabilities_of(result: TrainResult) -> dict[str, np.ndarray]:
-    """Collect what is filed as predicted probabilities: logarithms, and the labels that they are judged by."""
+    """Collect predicted probabilities as logarithms, with the labels that they are judged by."""
     labels = {"test.labels": result.labels, "validation.labels": result.validation_labels}
     found: dict[str, np.ndarray] = {**result.log_probabilities}
     return found | {
@@ -105,13 +108,13 @@ def probabilities_of(result: TrainResult) -> dict[str, np.ndarray]:
 
 
 def best_epoch(history: History, name: str) -> int | None:
-    """Place in the history of the first epoch with the highest value; None where the metric is not there."""
+    """Return the index of the first epoch with the highest value; None without the metric."""
     values = [value for value in history.get(name, []) if value is not None]
     return values.index(max(values)) if values else None
 
 
 def arrays_of(history: History, result: TrainResult | None = None) -> dict[str, np.ndarray]:
-    """What is filed beside a record: ``history.<metric>`` per epoch, predictions on the test set, labels, vectors."""
+    """Collect a record's arrays: ``history.<metric>`` per epoch, predictions, labels, vectors."""
     arrays: dict[str, np.ndarray] = {
         f"history.{name}": np.array([math.nan if value is None else value for value in values])
         for name, values in history.items()

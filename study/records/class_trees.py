@@ -8,16 +8,17 @@ from dh2l.tree import ClassTree
 
 
 def read_noted_tree(file: AnyPath) -> ClassTree:
-    """The class tree that a run left beside the records.
+    """Read the class tree that a run left beside the records.
 
     Raises:
-        DataError: it is not there, or damaged.
+        DataError: it is missing or damaged.
     """
     try:
         return ClassTree(TypeAdapter(list[list[str]]).validate_json(read(file)))
     except OSError as error:
         raise DataError(
-            f"the class tree {file} cannot be read ({error.strerror}); copy it from where the run was"
+            f"the class tree {file} cannot be read ({error.strerror}); copy it from where the run "
+            "was"
         ) from None
     except ValidationError:
         raise DataError(

@@ -1,8 +1,9 @@
-"""A claim marks a trial in training: who trains it, and how far it is. One trial, one claim.
+"""Leases: one process at a time trains a trial, without clocks or locks.
 
-A claim is a file that only one process can create. Whoever takes a dead one over creates the next in its trial's row
-(``<identity>.json``, ``<identity>.1.json``, …), which again only one process can, so no lock is needed, on no file
-system. In an object store there are no claims: there `--shard` divides the trials.
+A lease is a file that only one process can create, with its owner and a counter. Whoever takes a
+dead one over creates the next in its trial's row (``<identity>.json``, ``<identity>.1.json``, …),
+which again only one process can, so no lock is needed on any file system. In an object store there
+are no leases: there `--shard` divides the trials.
 """
 
 import glob
@@ -26,14 +27,15 @@ from dh2l.system.processes import is_running, machine_id, start_time
 BEAT_S = 10.0
 """Seconds between two signs of life of a claim."""
 STILL_S = 90.0
-"""A claim of another machine whose counter stands still for this long, by the reader's clock, is dead."""
+"""A claim of another machine whose counter stands still for this long, by the reader's clock, is
+dead."""
 LARGEST = 1 << 24
 """Bytes of a claim, which has some thousands."""
 _NUMBER = re.compile(r"\.(\d+)$")
 
 
 class Claim(BaseModel):
-    """Who trains a trial."""
+    """Owner of a trial in training."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +45,8 @@ class Claim(BaseModel):
     """What tells this running system and its process ids from every other."""
     pid: int
     born: float
-    """When the process started, in seconds after the machine did: a process id alone may be another's by now."""
+    """When the process started, in seconds after the machine did: a process id alone may be
+    another's by now."""
     token: str
     """Tells this claim from every other."""
     beats: int = 0
@@ -51,7 +54,8 @@ class Claim(BaseModel):
     retries: int = 0
     """How many processes have died that trained the trial before."""
     released: bool = False
-    """Given up by its owner, who was interrupted; kept, for it alone knows of those who died before."""
+    """Given up by its owner, who was interrupted; kept, for it alone knows of those who died
+    before."""
     epoch: int = 0
     epochs: int = 0
     validation_accuracy: float | None = None
@@ -60,7 +64,7 @@ class Claim(BaseModel):
 
     @property
     def mine(self) -> bool:
-        """Whether this process made it."""
+        """True if this process made it."""
         return (self.machine, self.pid) == (machine_id(), os.getpid())
 
 
@@ -69,14 +73,17 @@ class ClaimedElsewhere(Exception):
 
 
 class Claims:
-    """The claims below one folder. Of other machines' it remembers when it first saw their counter as it is."""
+    """Leases below one folder.
+
+    For leases of other machines it remembers when it first saw their counter at its value.
+    """
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder if isinstance(folder, Path) else None
         self._seen: dict[str, tuple[int, float]] = {}
 
     def read(self, identity: str) -> Claim | None:
-        """A trial's claim, dead or alive; None where there is none."""
+        """Read a trial's lease, dead or alive; None if there is none."""
         return next(
             (claim for _, claim in reversed(self._row(identity)) if claim is not None), None
         )
@@ -90,14 +97,14 @@ class Claims:
         return {identity: claim for identity, claim in claims.items() if claim is not None}
 
     def alive(self, identity: str) -> Claim | None:
-        """A trial's claim if its owner still lives, as far as can be seen from here."""
+        """Return a trial's lease if its owner still lives, as far as this process can see."""
         lives = (
             claim for _, claim in self._row(identity) if claim is not None and self._lives(claim)
         )
         return next(lives, None)
 
     def elsewhere(self, identity: str) -> bool:
-        """Whether another live process trains the trial."""
+        """Return True if another live process trains the trial."""
         claim = self.alive(identity)
         return claim is not None and not claim.mine
 
@@ -153,7 +160,7 @@ class Claims:
                 )
 
     def _row(self, identity: str) -> list[tuple[Path, Claim | None]]:
-        """The files of a trial's claims, oldest first; a damaged one is no claim."""
+        """Return the files of a trial's leases, oldest first; a damaged one has no lease."""
         if self.folder is None:
             return []
         first = self.folder / f"{identity}.json"
@@ -174,10 +181,10 @@ class Claims:
 
 
 class Holder:
-    """A claim that is held: gives signs of life from a thread of its own, however long an epoch takes.
+    """A held lease, whose counter a thread raises however long an epoch takes.
 
     Attributes:
-        lost: whether another process has taken it over, which it does if this one stood still for long.
+        lost: whether another process has taken it over, as happens if this one stopped for long.
     """
 
     def __init__(self, path: Path | None, claim: Claim) -> None:
@@ -210,7 +217,7 @@ class Holder:
 
     @property
     def retries(self) -> int:
-        """How many processes have died that trained the trial before."""
+        """Number of processes that died while they trained the trial."""
         return self._claim.retries
 
     def renew(self, epoch: int, validation_accuracy: float | None) -> None:
@@ -237,7 +244,7 @@ class Holder:
                 self.lost = True
 
     def _still_mine(self) -> bool:
-        """Whether no other process has taken it over.
+        """Return True if no other process has taken it over.
 
         Raises:
             OSError: it cannot be read now.
@@ -257,6 +264,6 @@ def _read(path: Path) -> Claim | None:
 
 
 def _number(path: Path) -> int:
-    """The place of a claim's file in its trial's row."""
+    """Return the index of a lease's file in its trial's row."""
     found = _NUMBER.search(path.stem)
     return int(found[1]) if found else 0

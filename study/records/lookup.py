@@ -1,11 +1,12 @@
-"""One record among all, by its trial's identity or a part of it."""
+"""Lookup of one record by its identity or a part of it."""
 
 from difflib import get_close_matches
 
 from dh2l.errors import UserError
 from dh2l.io.files import AnyPath
 from study.records.paths import Places
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 
 
 def find_record(name: str, places: Places) -> tuple[Record, AnyPath]:
@@ -28,7 +29,8 @@ def find_record(name: str, places: Places) -> tuple[Record, AnyPath]:
         )
     if len(fitting) > 1:
         raise UserError(
-            f"{name!r} fits {len(fitting)} records, among them {fitting[0]} and {fitting[1]}; give more"
+            f"{name!r} fits {len(fitting)} records, among them {fitting[0]} and {fitting[1]}; "
+            "give more"
         )
     found = store.read(fitting)
     if fitting[0] not in found.records:

@@ -16,12 +16,14 @@ STORES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
 @dataclass(frozen=True)
 class Places:
-    """Where results and prepared data lie.
+    """Paths of results and prepared data.
 
     Attributes:
-        results: the folder of results, or a place in an object store; everything below it is ours.
+        results: the folder of results, or the address of one in an object store; everything below
+            it is ours.
         data: the folder of prepared data sets.
-        local: where lies what must be in a folder: tables, the MLflow store. It is `results`, where that is a folder.
+        local: the folder for files that an object store cannot hold: tables, the MLflow store. It
+            is `results`, where that is a folder.
     """
 
     results: AnyPath
@@ -30,15 +32,15 @@ class Places:
 
     @classmethod
     def of(cls, results: AnyPath | str, data: Path | str) -> "Places":
-        """Absolute places.
+        """Make absolute paths.
 
         Args:
-            results: a folder, or the URL of a place in an object store, e.g. ``s3://bucket/results``.
+            results: a folder, or the URL of one in an object store, e.g. ``s3://bucket/results``.
             data: a folder.
 
         Raises:
-            UserError: an empty path, which would mean the working folder; the home of nobody; a URL of no store that
-                can be used.
+            UserError: an empty path, which would mean the working folder; a home of nobody; a URL
+                of a store that cannot be used.
         """
         for name, path in (("results", results), ("data", data)):
             if str(path) in ("", "."):
@@ -77,11 +79,11 @@ class Places:
         return self.results / "manifests" / f"{_name('data set', dataset)}.json"
 
     def tree(self, tree_hash: str) -> AnyPath:
-        """A class tree that a study gives a data set, where its trials find it."""
+        """Return the path of a class tree that a study gives a data set, for its trials."""
         return self.results / "trees" / f"{_name('class tree', tree_hash)}.json"
 
     def inputs(self, study: str) -> AnyPath:
-        """The hashes of the weights and class trees that a study names: tables need no more of these files."""
+        """Return the path of the hashes of weights and class trees that a study names."""
         return self.results / "inputs" / f"{_name('study', study)}.json"
 
     def checkpoint(self, identity: str) -> AnyPath:
@@ -89,7 +91,7 @@ class Places:
         return self.results / "checkpoints" / _name("trial", identity)
 
     def log(self, identity: str) -> Path:
-        """What one trial's process prints while it trains."""
+        """Return the path of a trial's log, which exists while it trains."""
         return self.local / "logs" / f"{_name('trial', identity)}.log"
 
     def table(self, study: str) -> Path:
@@ -97,14 +99,14 @@ class Places:
         return self.local / "tables" / _name("study", study)
 
     def wanted(self, study: str) -> Path:
-        """The list of the trials that a study's last run wanted."""
+        """Return the path of the list of trials that a study's last run needed."""
         return self.table(study) / "trials.json"
 
     def require_writable(self) -> None:
-        """Make the results folder, and refuse one that cannot be written before anything is computed.
+        """Create the results folder, and refuse one that cannot be written before anything runs.
 
         Raises:
-            UserError: it cannot be made or written.
+            UserError: it cannot be created or written.
         """
         try:
             for folder in (self.trials, self.claims):
@@ -119,7 +121,7 @@ class Places:
 
 
 def expanded(path: Path | str) -> Path:
-    """A path of the user's with `~` as the home folder, which a shell does not replace in `--option=~/x`.
+    """Replace `~` by the home folder, which a shell does not do in `--option=~/x`.
 
     Raises:
         UserError: there is no such home.
@@ -132,10 +134,10 @@ def expanded(path: Path | str) -> Path:
 
 
 def place(text: str) -> AnyPath:
-    """The folder or file that a path names, or the place in an object store that a URL does.
+    """Return the folder or file of a path, or the address in an object store of a URL.
 
     Raises:
-        UserError: there is no such kind of store, or what reaches it is not installed.
+        UserError: the kind of store is unknown, or its package is not installed.
     """
     protocol, is_url, where = text.partition("://")
     if not is_url:
@@ -157,13 +159,14 @@ def place(text: str) -> AnyPath:
 
 
 def _name(kind: str, name: str) -> str:
-    """A name that comes from a file and becomes one of ours, or a folder's.
+    """Check a name from a file that becomes a file's or folder's name of ours.
 
     Raises:
         UserError: it would lead elsewhere.
     """
     if name.startswith(".") or not all(letter.isalnum() or letter in ".,_+-@=~" for letter in name):
         raise UserError(
-            f"the {kind} {name[:100]!r} cannot name a file: letters, digits and .,_+-@=~ can, and no first ."
+            f"the {kind} {name[:100]!r} cannot name a file: letters, digits and .,_+-@=~ can, and "
+            "no first ."
         )
     return name

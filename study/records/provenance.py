@@ -1,4 +1,4 @@
-"""Where numbers come from: commit, versions, hardware."""
+"""Provenance of numbers: commit, versions, hardware."""
 
 import os
 import platform
@@ -13,7 +13,10 @@ PACKAGES = ("dh2l-study", "torch", "torchvision", "numpy", "scikit-learn")
 
 @cache
 def commit() -> tuple[str | None, bool | None]:
-    """Commit of this project's checkout and whether its code differs from it; (None, None) where it is no checkout."""
+    """Return the commit of this project's checkout, and True if its code differs from it.
+
+    Without a checkout both are None.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None, None
@@ -42,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a process notes of itself when it begins to train: its code and its machine."""
+    """Describe the code and machine of a process that begins to train."""
     head, dirty = commit()
     return {"commit": head, "dirty": dirty, "cpu": cpu_name()}
 
@@ -60,7 +63,7 @@ def hardware(device: str | None) -> dict[str, Any]:
 
 @cache
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """Return the processor's name for itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""What an edit of a study does to its trials: which are new since the last run, kept, or no longer wanted."""
+"""Changes of a study's trials since its last run."""
 
 import json
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def note_wanted(state: StudyState, places: Places) -> None:
 
 
 def changes(state: StudyState, places: Places) -> Changes | None:
-    """What has changed since the last run; None where there was none that can be read."""
+    """Compare a plan with that of the last run; None if no last run can be read."""
     try:
         wanted = dict.fromkeys(_IDENTITIES.validate_json(read(places.wanted(state.plan.name))))
     except (OSError, ValidationError):

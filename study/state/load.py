@@ -1,4 +1,4 @@
-"""Load a study by name or path, with the state of its trials."""
+"""Loading of a study, with the state of its trials."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ from study.records.paths import Places
 from study.records.store import RecordStore
 from study.spec.inputs import Inputs, load_inputs, save_inputs
 from study.spec.plan import Plan, make_plan
-from study.spec.study_file import claim_name, find_study
+from study.spec.study_file import StudyFile, claim_name, find_study
 from study.state.changes import note_wanted
 from study.state.observed import known_points
 from study.state.states import trial_states
@@ -34,61 +34,86 @@ def open_study(
     *,
     note: Say,
     warn: Say,
-    write: bool = False,
     check_arrays: bool = False,
 ) -> StudyState:
-    """A study's plan and the states of its trials.
+    """Load a study's plan and the states of its trials, to look at them.
 
     Args:
         study: a shipped study's name, or a file.
         overrides: changes of its values, each ``key=value``.
-        places: where records and data lie.
-        note: told of what is unusual and right.
-        warn: told of records that cannot be used.
-        write: whether trials may follow: then data are read whole, and what trials and tables need is left beside the
-            records.
-        check_arrays: read the arrays of every record, so that `warn` reports damaged ones; implied by `write`.
+        places: the paths of records and data.
+        note: called with what is unusual and right.
+        warn: called with records that cannot be used.
+        check_arrays: read the arrays of every record, so that `warn` reports damaged ones.
 
     Raises:
         UserError: a mistake in the study; data that are not prepared, or damaged.
     """
     file = find_study(study, overrides)
-    manifests: dict[str, Manifest] = {}
-
-    def manifest_of(name: str) -> Manifest:
-        if name not in manifests:
-            manifests[name] = _manifest(name, places, note, write=write)
-        return manifests[name]
-
-    inputs = Inputs() if write else load_inputs(file.name, places, note)
-    with _gc_paused():
-        plan = make_plan(file, manifest_of, inputs)
-    if write:
-        places.require_writable()
-        claim_name(file, places)
-        for name, manifest in manifests.items():
-            write_atomically(places.manifest(name), manifest.model_dump_json().encode())
-        for key, tree in plan.trees.items():
-            write_atomically(places.tree(key), json.dumps(tree.paths, ensure_ascii=False).encode())
-        plan.hash_weights()
-        save_inputs(file.name, places, inputs)
+    plan, _ = _make_plan(
+        file, load_inputs(file.name, places, note), lambda name: _shown_manifest(name, places, note)
+    )
     state = read_state(plan, places)
-    if write:
-        note_wanted(state, places)
-    if write or check_arrays:
+    if check_arrays:
         state.found.check_arrays()
     for warning in state.found.warnings():
         warn(warning)
-    if write and state.found.damaged:
-        RecordStore(places.trials).set_aside(state.found, places.set_aside)
+    return state
+
+
+def open_study_to_run(
+    study: str, overrides: list[str] | None, places: Places, *, warn: Say
+) -> StudyState:
+    """Load a study as `open_study` does, and prepare the results folder for its trials.
+
+    Data are read whole. Manifests, class trees and other inputs of trials and tables are copied
+    beside the records. Damaged records are moved away, so that their trials are trained again.
+
+    Raises:
+        UserError: as `open_study`; or the results cannot be written, or belong to another study.
+    """
+    file = find_study(study, overrides)
+    inputs = Inputs()
+    plan, manifests = _make_plan(file, inputs, lambda name: _verified_manifest(name, places))
+    places.require_writable()
+    claim_name(file, places)
+    for name, manifest in manifests.items():
+        write_atomically(places.manifest(name), manifest.model_dump_json().encode())
+    for key, tree in plan.trees.items():
+        write_atomically(places.tree(key), json.dumps(tree.paths, ensure_ascii=False).encode())
+    plan.hash_weights()
+    save_inputs(file.name, places, inputs)
+    state = read_state(plan, places)
+    note_wanted(state, places)
+    state.found.check_arrays()
+    for warning in state.found.warnings():
+        warn(warning)
+    if state.found.damaged:
+        RecordStore(places.trials).quarantine(state.found, places.set_aside)
         warn(f"set aside in {places.set_aside}; their trials are trained again")
     return state
 
 
-def read_state(plan: Plan, places: Places) -> StudyState:
-    """Read records and claims, and derive the state of every trial that the study needs so far.
+def _make_plan(
+    file: StudyFile, inputs: Inputs, read: Callable[[str], Manifest]
+) -> tuple[Plan, dict[str, Manifest]]:
+    """Plan a study, and return the manifests that it read, each once."""
+    manifests: dict[str, Manifest] = {}
 
-    The candidates of cells that a searcher fills are among the records, so the plan of the state has them.
+    def manifest_of(name: str) -> Manifest:
+        if name not in manifests:
+            manifests[name] = read(name)
+        return manifests[name]
+
+    with _gc_paused():
+        return make_plan(file, manifest_of, inputs), manifests
+
+
+def read_state(plan: Plan, places: Places) -> StudyState:
+    """Read records and leases, and derive the state of every trial that the study needs so far.
+
+    The candidates of cells that a searcher fills are among the records, so the plan of the state
+    has them.
     """
     with _gc_paused():
         return _read_state(plan, places)
@@ -103,7 +128,7 @@ def _read_state(plan: Plan, places: Places) -> StudyState:
         found = store.read({identity: trial.config for identity, trial in plan.trials.items()})
     if plan.study.accuracy == "oracle":
         found.require_best_test()
-    found.repeated.update(store.repeated(found))
+    found.duplicates.update(store.duplicates(found))
     choosing = StudyState.of(plan, trial_states(plan.choosing, found, claims), found)
     chosen = [choice.candidate for choice in choosing.choices.values() if choice.candidate]
     needed = {identity for candidate in chosen for identity in candidate.confirmations}
@@ -114,9 +139,10 @@ def _read_state(plan: Plan, places: Places) -> StudyState:
 
 @contextmanager
 def _gc_paused() -> Iterator[None]:
-    """Disable cyclic garbage collection inside the context. It took about 40 % of the time to read 10,000 records.
+    """Disable cyclic garbage collection inside the context.
 
-    What is made inside is part of the result and has no cycles.
+    It took about 40 % of the time to read 10,000 records. Objects made inside are part of the
+    result and have no cycles.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -127,27 +153,49 @@ def _gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _manifest(name: str, places: Places, note: Say, *, write: bool) -> Manifest:
-    """A data set's manifest; to look at results, the copy beside them does."""
+def _verified_manifest(name: str, places: Places) -> Manifest:
+    """Read every byte of a data set once: damage of the right size would enter records."""
     try:
-        # Before anything is trained, every byte is read once: damage of the right size would go into records.
-        found = verify(name, places.data) if write else read_manifest(name, places.data)
-        return with_train_sizes(found, places.data)
+        return with_train_sizes(verify(name, places.data), places.data)
+    except DataError:
+        manifest = _prepare_installed(name, places)
+        if manifest is None:
+            raise
+        return manifest
+
+
+def _shown_manifest(name: str, places: Places, note: Say) -> Manifest:
+    """Return a data set's manifest; without the data, the copy beside the records suffices."""
+    try:
+        return with_train_sizes(read_manifest(name, places.data), places.data)
     except DataError:
         copy = places.manifest(name)
-        if not write and copy.exists() and not (places.data / name).exists():
-            try:
-                manifest = Manifest.model_validate_json(read(copy))
-            except ValidationError:
-                raise UserError(
-                    f"{copy} is damaged, and {name} is not under {places.data}; prepare it there, or copy the file anew"
-                ) from None
-            note(
-                f"{name} is not under {places.data}; shown as it was last run, hash {manifest.data_hash[:12]}"
-            )
-            return manifest
-        if name not in DATA_SETS or not DATA_SETS[name].comes_with or (places.data / name).exists():
+        if copy.exists() and not (places.data / name).exists():
+            return _copied_manifest(name, places, note)
+        manifest = _prepare_installed(name, places)
+        if manifest is None:
             raise
-        return prepare(
-            name, places.data
-        )  # it comes with what is installed: nothing to ask of the user
+        return manifest
+
+
+def _copied_manifest(name: str, places: Places, note: Say) -> Manifest:
+    copy = places.manifest(name)
+    try:
+        manifest = Manifest.model_validate_json(read(copy))
+    except ValidationError:
+        raise UserError(
+            f"{copy} is damaged, and {name} is not under {places.data}; prepare it there, or copy "
+            "the file anew"
+        ) from None
+    note(
+        f"{name} is not under {places.data}; shown as it was last run, hash "
+        f"{manifest.data_hash[:12]}"
+    )
+    return manifest
+
+
+def _prepare_installed(name: str, places: Places) -> Manifest | None:
+    """Prepare a data set that comes with an installed library, unless its folder exists."""
+    if name not in DATA_SETS or not DATA_SETS[name].comes_with or (places.data / name).exists():
+        return None
+    return prepare(name, places.data)

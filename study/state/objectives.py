@@ -1,4 +1,4 @@
-"""What a search optimises, read from records: validation accuracy, and the total violation of the constraints."""
+"""Objectives of a search: validation accuracy, and total violation of constraints."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Literal
 import numpy as np
 
 from dh2l.errors import UserError
-from study.records.store import Findings, Record, read_arrays
+from study.records.arrays import read_arrays
+from study.records.loaded_records import LoadedRecords
+from study.records.record import Record
 from study.spec.schema import Study
 from study.state.selection import score
 
@@ -17,7 +19,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 
 
-def objectives(trials: Sequence[str], found: Findings, study: Study) -> list[float] | None:
+def objectives(trials: Sequence[str], found: LoadedRecords, study: Study) -> list[float] | None:
     """Means over the seeds of a candidate of what the study's searcher optimises, in its order.
 
     Args:
@@ -48,8 +50,8 @@ def objectives(trials: Sequence[str], found: Findings, study: Study) -> list[flo
     return values
 
 
-def total_violation(record: Record, found: Findings) -> float | None:
-    """Sum of the constraints' mean violations after the last epoch; None where the record's arrays do not say."""
+def total_violation(record: Record, found: LoadedRecords) -> float | None:
+    """Return the sum of the constraints' mean violations after the last epoch, if recorded."""
     try:
         arrays = read_arrays(record, found.paths[record.identity])
     except (UserError, KeyError):

@@ -1,4 +1,4 @@
-"""What a searcher has tried already, found among the records: its memory is the records alone."""
+"""Points that a searcher has tried, found among the records."""
 
 import json
 from typing import Any
@@ -8,18 +8,18 @@ from dh2l.config.train_config import flat
 from dh2l.errors import UserError
 from dh2l.registry.register import regulariser_fields
 from study.records.leases import Claims
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 from study.spec.cell import CellConfigs
 from study.spec.plan import Plan
 from study.spec.sampling import any_point
 from study.spec.settings import Axis, Value
 
 
-def known_points(plan: Plan, found: Findings, claims: Claims) -> list[list[dict[str, Value]]]:
-    """For each cell that a searcher fills, the points of its search of which a trial was filed or at least begun.
+def known_points(plan: Plan, found: LoadedRecords, claims: Claims) -> list[list[dict[str, Value]]]:
+    """Return for each searched cell the points of which a trial was recorded or begun.
 
-    It does not matter which study filed it: whatever lies in the search's space and is trained as the cell's trials
-    are counts. Oldest first, so that a search goes on as it began.
+    It does not matter which study recorded it: every point in the search's space that is trained as
+    the cell's trials counts. Oldest first, so that a search goes on as it began.
     """
     dated = sorted(
         found.records.values(), key=lambda record: (record.provenance.started, record.identity)
@@ -64,9 +64,10 @@ def _points(
 
 
 def _fixed(spec: CellConfigs, seed: int) -> dict[str, Any]:
-    """The fields, as a record has them, that are the same in all of a cell's trials.
+    """Return the fields, as a record has them, that are the same in all of a cell's trials.
 
-    A trial without a part that a weight of 0 switches off may be another arm's: what that part alone reads is left out.
+    A trial without a part that a weight of 0 switches off may belong to another arm: fields that
+    only this part reads are left out.
     """
     config = spec.config(any_point(spec), seed)
     optional = spec.optional_parts
@@ -75,10 +76,10 @@ def _fixed(spec: CellConfigs, seed: int) -> dict[str, Any]:
 
 
 def _held(axis: Axis, value: Value) -> Value:
-    """A value that the axis can take, as the study writes it: a record has 1.0 for its 1.
+    """Return an axis's value as the study writes it: a record has 1.0 for its 1.
 
     Raises:
-        UserError: it cannot.
+        UserError: the axis cannot take it.
     """
     if not axis.holds(value):
         raise UserError(f"{value!r} lies outside the axis")

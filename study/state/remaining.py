@@ -1,4 +1,4 @@
-"""Trials that a study still needs, and those that it can do without."""
+"""Trials that a study still needs, and those it can skip."""
 
 from study.spec.plan import Plan
 from study.spec.trials import Candidate
@@ -11,7 +11,8 @@ def missing_trials(state: StudyState) -> list[str]:
     """Return the trials that a run trains next, in the plan's order: all without a settled record.
 
     The other seeds of a candidate that has lost are not needed. A trial that the study's scheduler
-    stopped has lost and is left alone, unless nothing else is missing and a cell has no winner without it.
+    stopped has lost and is left alone, unless nothing else is missing and a cell has no winner
+    without it.
     """
     skippable = skippable_trials(state)
     missing = [identity for identity in state.unsettled if identity not in skippable]
@@ -37,7 +38,7 @@ def skippable_trials(state: StudyState) -> set[str]:
 
 
 def stopped_to_resume(state: StudyState) -> list[str]:
-    """Return the stopped trials without which a cell has no winner: those of its furthest candidates."""
+    """Return the stopped trials without which a cell has no winner: its furthest candidates'."""
     needed = dict[str, None]()
     for cell in state.plan.cells:
         if cell.candidates_left:
@@ -60,7 +61,7 @@ def stopped_to_resume(state: StudyState) -> list[str]:
 
 
 def trials_to_come(state: StudyState) -> int:
-    """Count the trials that a run may add to those of the state: for searches, and for choices to confirm."""
+    """Count the trials that a run may add to those of the state, for searches and confirmation."""
     study = state.study
     fresh = len(study.confirm.seeds) if study.confirm else 0
     awaited = sum(state.awaits_choice(cell) for cell in state.plan.cells)
@@ -78,7 +79,7 @@ def unsearched(plan: Plan) -> int:
 
 
 def _progress(candidate: Candidate, state: StudyState) -> tuple[int, int]:
-    """Return how far a candidate came: its seeds that are done, and the epochs of those that were stopped."""
+    """Return how far a candidate came: its finished seeds, and epochs of the stopped ones."""
     done = sum(state.states[i] is State.DONE for i in candidate.trials)
     stopped = [i for i in candidate.trials if state.states[i] is State.STOPPED]
     failures = [state.found.records[i].failure for i in stopped]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from study.records.store import Findings, Record
+from study.records.loaded_records import LoadedRecords
+from study.records.record import Record
 from study.spec.plan import Plan
 from study.spec.schema import Study
 from study.spec.trials import Candidate, Stage, Trial
@@ -49,7 +50,7 @@ class StudyResults:
         return self.state.study
 
     @property
-    def found(self) -> Findings:
+    def found(self) -> LoadedRecords:
         """The records, and what is wrong with some."""
         return self.state.found
 

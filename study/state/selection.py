@@ -1,11 +1,11 @@
-"""What a cell of the table says: which candidate a rule selects, and the test accuracies of its seeds."""
+"""Selection of a cell's candidate by a rule, and its reported accuracies."""
 
 import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from study.records.store import Record, Scores
+from study.records.record import Record, Scores
 from study.spec.schema import Study
 from study.spec.trials import Candidate, Cell, CellKey
 from study.state.states import State
@@ -16,13 +16,14 @@ LOST = (State.DIVERGED, State.STOPPED)
 
 @dataclass(frozen=True)
 class Choice:
-    """What the rule says of a cell's candidates.
+    """Result of a selection rule on a cell's candidates.
 
     Attributes:
-        candidate: the one that it chose, or the only one; None where there is no winner.
-        score: mean over seeds of what the rule compares, a fraction; None where nothing was compared.
+        candidate: the one that it chose, or the only one; None without a winner.
+        score: mean over seeds of what the rule compares, a fraction; None where nothing was
+            compared.
         tied: how many other candidates have the same score.
-        problem: what keeps the cell from a winner; empty where nothing does.
+        problem: the reason why the cell has no winner; empty if it has one.
     """
 
     candidate: Candidate | None
@@ -37,11 +38,12 @@ class CellResult:
 
     Attributes:
         cell: the cell.
-        choice: which of its candidates stands for it.
+        choice: the candidate whose trials the cell shows.
         records: the finished trials that the cell shows, in the order of their seeds.
         planned: number of these seeds.
-        confirmed: whether they are trials on fresh seeds and the full training set, after the choice.
-        problem: what keeps the cell from a winner or from its full n; empty where nothing does.
+        confirmed: whether they are trials on fresh seeds and the full training set, after the
+            choice.
+        problem: the reason why the cell has no winner or not its full n; empty if it has both.
     """
 
     cell: Cell
@@ -63,7 +65,7 @@ class CellResult:
 
     @property
     def chosen_on_these(self) -> bool:
-        """Whether the trials that are shown chose the configuration too, so that their mean flatters it."""
+        """True if the shown trials chose the configuration too, so that their mean flatters it."""
         return len(self.cell.candidates) > 1 and not self.confirmed
 
     def accuracies(self, study: Study) -> list[float]:
@@ -72,7 +74,7 @@ class CellResult:
 
 
 def reported(record: Record, study: Study) -> Scores:
-    """The scores of a finished trial at the epoch that a study reports (D16)."""
+    """Return the scores of a finished trial at the epoch that a study reports (D16)."""
     scores = {
         "last": record.last,
         "best_validation": record.best_validation,
@@ -92,10 +94,11 @@ def choose(
     """Select among a cell's candidates by the study's rule.
 
     A candidate's score is its mean over the search seeds of the validation accuracy (rule
-    `best_validation`: at the last epoch, or at the best one on validation where the study reports that),
-    or of the test accuracy (rule `oracle`). A candidate with a diverged
-    or stopped seed was tried and loses. While a trial of any candidate is failed or missing, or a searcher has not
-    tried as many as it may, there is no winner. Equal scores: the candidate that the study lists first.
+    `best_validation`: at the last epoch, or at the best one on validation where the study reports
+    that), or of the test accuracy (rule `oracle`). A candidate with a diverged or stopped seed was
+    tried and loses. While a trial of any candidate is failed or missing, or a searcher has not
+    tried as many as it may, there is no winner. Equal scores: the candidate that the study lists
+    first.
     """
     if not searches(cell):
         return Choice(cell.candidates[0])
@@ -119,7 +122,7 @@ def choose(
 
 
 def searches(cell: Cell) -> bool:
-    """Whether a rule has to choose among a cell's candidates."""
+    """Return True if a rule has to choose among a cell's candidates."""
     return cell.budget is not None or len(cell.candidates) > 1
 
 
@@ -146,7 +149,7 @@ def evaluate_cell(
 
 
 def score(record: Record, study: Study) -> float:
-    """What the rule compares, of one finished trial: a fraction."""
+    """Return what the rule compares in one finished trial: a fraction."""
     if study.rule == "oracle":
         return reported(record, study).test_accuracy
     # Never at the best epoch on test, whatever the table shows: the test set would choose.
@@ -157,7 +160,7 @@ def score(record: Record, study: Study) -> float:
 
 
 def _problem(states: Mapping[str, State], trials: list[str] | tuple[str, ...]) -> str:
-    """``failed (1 of 8)`` and the like: how many of the trials are in which state that is not done."""
+    """Count the trials that are not done, by state: ``failed (1 of 8)`` and the like."""
     counts = Counter(states[i] for i in trials if i in states and states[i] is not State.DONE)
     words = {State.PLANNED: "missing", State.STALE: "missing"}
     merged = Counter[str]()

@@ -1,14 +1,14 @@
-"""The state of every trial of a plan, derived from what lies on disk."""
+"""States of a plan's trials, derived from records and leases."""
 
 from collections.abc import Iterable
 from enum import StrEnum
 
 from study.records.leases import Claims
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 
 
 class State(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -26,8 +26,10 @@ SETTLED = (State.DONE, State.DIVERGED, State.CONFLICT)
 """States of trials that `run` leaves alone."""
 
 
-def trial_states(identities: Iterable[str], found: Findings, claims: Claims) -> dict[str, State]:
-    """The state of every trial, derived from records and claims."""
+def trial_states(
+    identities: Iterable[str], found: LoadedRecords, claims: Claims
+) -> dict[str, State]:
+    """Derive the state of every trial from records and leases."""
     states = {}
     for identity in identities:
         record = found.records.get(identity)

@@ -1,9 +1,9 @@
-"""The state of a study: its plan, the states of its trials, its records and the choices made from them."""
+"""State of a study: plan, trial states, records, choices."""
 
 from collections import Counter
 from dataclasses import dataclass
 
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 from study.spec.plan import Plan
 from study.spec.schema import Study
 from study.spec.trials import Cell, CellKey
@@ -17,19 +17,20 @@ class StudyState:
 
     Attributes:
         plan: the plan.
-        states: by identity, in the plan's order: the trials that choose, then those that confirm what is chosen.
-        found: the records, and what is wrong with some.
+        states: by identity, in the plan's order: the trials that choose, then those that confirm
+            what is chosen.
+        found: the records, and faults of some.
         choices: the candidate that the study's rule selects in each cell, as far as it can.
     """
 
     plan: Plan
     states: dict[str, State]
-    found: Findings
+    found: LoadedRecords
     choices: dict[CellKey, Choice]
 
     @classmethod
-    def of(cls, plan: Plan, states: dict[str, State], found: Findings) -> "StudyState":
-        """Select in every cell; the states are those of the trials that choose, others are ignored."""
+    def of(cls, plan: Plan, states: dict[str, State], found: LoadedRecords) -> "StudyState":
+        """Select in every cell; states of trials that do not choose are ignored."""
         choices = {cell.key: choose(cell, plan.study, states, found.records) for cell in plan.cells}
         return cls(plan, states, found, choices)
 

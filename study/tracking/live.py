@@ -10,7 +10,7 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.results import EpochResult
 from study.execution.display import Tracker
 from study.records.paths import Places
-from study.records.store import Record
+from study.records.record import Record
 from study.state.results import StudyResults
 from study.tracking.run_names import TrialNames
 from study.tracking.uri import redacted_reason, require_persistent_store

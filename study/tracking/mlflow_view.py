@@ -17,8 +17,9 @@ from dh2l.io.files import AnyPath, list_files
 from dh2l.results import EpochResult
 from study.analysis.frames import cells_of, trial_frame
 from study.analysis.learning_curves import curve_epochs
+from study.records.arrays import read_arrays
 from study.records.paths import Places
-from study.records.store import Record, read_arrays
+from study.records.record import Record
 from study.reporting.tables import Page, render, to_markdown
 from study.spec.plan import Plan
 from study.state.remaining import missing_trials

@@ -12,7 +12,7 @@ import pandas as pd
 
 from study.analysis.learning_curves import curve_epochs
 from study.analysis.quality import AHD, MEASURES
-from study.records.store import Record, Scores
+from study.records.record import Record, Scores
 
 LAST_METRIC = "train_loss"
 """The metric of an epoch that is logged last: once it is in the store, the epoch is complete."""

@@ -37,9 +37,10 @@ from dh2l.io.files import open_regular, read
 from dh2l.models import pretrained as weights
 from dh2l.training import checkpoint
 from study.execution.logs import CrashLog, TrialLog, last_lines
+from study.records.arrays import arrays_path, read_arrays
 from study.records.leases import Claims
 from study.records.paths import Places
-from study.records.store import RecordStore, arrays_path, read_arrays
+from study.records.store import RecordStore
 from study.spec.study_file import StudyFile, claim_name
 
 PATIENCE_S = 20

@@ -20,8 +20,10 @@ from dh2l.data import Manifest, read_tree
 from dh2l.data.registry import check_name
 from dh2l.system.processes import machine_id
 from dh2l.training import checkpoint
+from study.records.arrays import read_arrays
 from study.records.leases import Claims
-from study.records.store import Record, RecordStore, parse_record, read_arrays
+from study.records.record import Record, parse_record
+from study.records.store import RecordStore
 from study.spec.plan import make_plan
 from study.spec.study_file import StudyFile
 

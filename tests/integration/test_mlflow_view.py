@@ -27,8 +27,10 @@ from dh2l.errors import UserError
 from dh2l.io.locks import Lock
 from dh2l.results import EpochResult
 from study.analysis.frames import cell_frame
+from study.records.arrays import arrays_path
 from study.records.paths import Places
-from study.records.store import Record, RecordStore, arrays_path
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.reporting.tables import render, to_markdown
 from study.spec.plan import Plan
 from study.state.load import read_state

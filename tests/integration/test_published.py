@@ -11,7 +11,8 @@ from study_fixtures import ROOT, done
 
 from dh2l.config.identity import NUMERICS, under_numerics
 from study.records.paths import Places
-from study.records.store import RecordStore, parse_record
+from study.records.record import parse_record
+from study.records.store import RecordStore
 from study.state.load import open_study
 
 PUBLISHED = ROOT / "results" / "published"

@@ -19,12 +19,13 @@ from study.analysis.quality import trial_measures
 from study.execution.observers import Observers
 from study.execution.training import run_locally
 from study.records.paths import Places
-from study.records.store import Record, RecordStore, parse_record
+from study.records.record import Record, parse_record
+from study.records.store import RecordStore
 from study.reporting.export import exported
 from study.reporting.html import report_html
 from study.reporting.latex import Look
 from study.reporting.tables import render, to_markdown
-from study.state.load import open_study
+from study.state.load import open_study, open_study_to_run
 from study.state.results import StudyResults
 from study.state.study_state import StudyState
 from study.tracking.payload import cell_metrics, scalars
@@ -45,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Pat
     """A study whose four trials were trained."""
     folder = tmp_path_factory.mktemp("quality")
     file, places = write_study(folder, STUDY, "quality"), Places.of(folder / "results", digits)
-    now = open_study(str(file), [], places, note=pytest.fail, warn=pytest.fail, write=True)
+    now = open_study_to_run(str(file), [], places, warn=pytest.fail)
     run_locally(now.plan.choosing.values(), places, Observers([]), threads=1)
     return file, places
 

@@ -17,7 +17,9 @@ from study_fixtures import ROOT, checksummed, clean_environment, done, unfinishe
 from dh2l.config.train_config import TrainConfig
 from dh2l.io.files import move, write_atomically
 from study.records import store as records
-from study.records.store import Record, RecordStore, parse_record, read_arrays
+from study.records.arrays import arrays_path, read_arrays
+from study.records.record import Record, parse_content, parse_record
+from study.records.store import RecordStore
 
 ROUNDS = 20
 CONFIG = TrainConfig(seed=3)
@@ -83,7 +85,7 @@ def sound(store: RecordStore) -> Record:
     record = found.records[IDENTITY]
     read_arrays(record, found.paths[IDENTITY])
     (beside,) = store.repetitions.glob("*.json")
-    second = records._parsed(beside.read_bytes(), IDENTITY)
+    second = parse_content(beside.read_bytes(), IDENTITY)
     assert second.numbers() != record.numbers()
     read_arrays(second, beside)
     return record
@@ -203,7 +205,7 @@ def test_a_record_that_is_settled_while_a_damaged_one_is_set_aside_stays(
     damaged(store)
     found, arrays = store.read(), {"history.x": np.arange(2000)}
     filed = store.write(done(CONFIG, 80), arrays)
-    store.set_aside(found, tmp_path / "aside")
+    store.quarantine(found, tmp_path / "aside")
     assert parse_record(store.path(IDENTITY)) == filed
     assert read_arrays(filed, store.path(IDENTITY)).keys() == arrays.keys()
 
@@ -217,7 +219,7 @@ def test_a_record_that_is_settled_while_a_damaged_one_is_set_aside_stays(
                 store.write(done(CONFIG, 80), arrays)
 
     monkeypatch.setattr(records, "move", slow)
-    store.set_aside(found, tmp_path / "aside")
+    store.quarantine(found, tmp_path / "aside")
     read_arrays(parse_record(store.path(IDENTITY)), store.path(IDENTITY))
 
 
@@ -250,7 +252,7 @@ def test_a_record_whose_arrays_are_gone_is_told_of_and_a_whole_copy_is_used(
 ) -> None:
     record = store.write(done(CONFIG, 80), {"history.x": np.arange(3)})
     assert store.read().warnings() == []
-    arrays = records.arrays_path(record, store.path(IDENTITY))
+    arrays = arrays_path(record, store.path(IDENTITY))
     arrays.unlink()
     (warning,) = store.read().warnings()
     assert warning.startswith(f"1 record without arrays, first {arrays}: ")

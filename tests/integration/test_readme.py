@@ -18,7 +18,7 @@ from study.cli import app
 from study.execution.trial import run_to_completion, run_trial
 from study.records.paths import Places
 from study.spec.study_file import StudyFile
-from study.state.load import open_study
+from study.state.load import open_study_to_run
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -90,7 +90,7 @@ def test_the_lines_for_a_notebook_give_frames(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     places = Places.of(Path("results"), Path("data"))
-    now = open_study("quickstart", None, places, note=print, warn=print, write=True)
+    now = open_study_to_run("quickstart", None, places, warn=print)
     config = next(iter(now.plan.choosing.values()))
     run_to_completion(run_trial(config, places, threads=1), lambda _: None, pytest.fail)
     names: dict[str, pd.DataFrame] = {}

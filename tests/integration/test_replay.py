@@ -15,8 +15,10 @@ from study.execution.observers import Observers
 from study.execution.replay import replay, replayable
 from study.execution.replay_differences import compare_arrays
 from study.execution.training import run_locally
+from study.records.arrays import read_arrays
 from study.records.paths import Places
-from study.records.store import Record, RecordStore, parse_record, read_arrays
+from study.records.record import Record, parse_record
+from study.records.store import RecordStore
 
 PLUGIN = """\
 from dh2l.registry import penalty

@@ -40,7 +40,8 @@ from study.analysis.class_vectors import (
 )
 from study.analysis.learning_curves import band, curve_frame
 from study.records.paths import Places
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.reporting.html import report_html
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import StudyFile

@@ -19,8 +19,9 @@ from dh2l.training.saved_networks import load_network, path_in, save_network
 from dh2l.training.trainer import Training, train
 from study.execution.options import TrialOptions
 from study.execution.trial import run_to_completion, run_trial
+from study.records.arrays import read_arrays
 from study.records.paths import Places
-from study.records.store import RecordStore, read_arrays
+from study.records.store import RecordStore
 
 STUDY = """
 title: kept

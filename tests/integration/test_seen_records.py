@@ -8,8 +8,9 @@ from study_fixtures import SMALL, CommandLine, done, unfinished, write_study
 from dh2l.config.train_config import TrainConfig
 from dh2l.data import read_manifest
 from study.execution.seen_records import SeenRecords
+from study.records.loaded_records import LoadedRecords
 from study.records.paths import Places
-from study.records.store import Findings, RecordStore
+from study.records.store import RecordStore
 from study.spec.plan import make_plan
 from study.spec.study_file import find_study
 
@@ -29,7 +30,9 @@ def test_settled_records_that_are_not_there_any_more_are_told_of(empty: Places) 
     assert kept.removal_message(store.read(), empty).startswith(
         f"1 record of this run disappeared from {empty.trials}, first {second.identity}: "
     )
-    assert kept.removal_message(Findings(), empty).startswith("2 records of this run disappeared")
+    assert kept.removal_message(LoadedRecords(), empty).startswith(
+        "2 records of this run disappeared"
+    )
 
 
 def test_a_run_says_that_its_results_went_away(

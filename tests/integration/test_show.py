@@ -6,7 +6,9 @@ import numpy as np
 from study_fixtures import COMMIT, CommandLine, done, unfinished
 
 from dh2l.config.train_config import TrainConfig
-from study.records.store import Failure, ProbabilityScores, RecordStore, arrays_path
+from study.records.arrays import arrays_path
+from study.records.record import Failure, ProbabilityScores
+from study.records.store import RecordStore
 
 CONFIG = TrainConfig.parse(
     {"dataset": "digits", "epochs": 2, "metric": "cosine", "lambda_e": 0.1, "seed": 7}

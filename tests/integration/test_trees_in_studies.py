@@ -11,9 +11,10 @@ from dh2l.data import read_manifest, read_tree
 from dh2l.errors import UserError
 from dh2l.models.network import build_network
 from dh2l.tree import ClassTree
+from study.records.arrays import read_arrays
 from study.records.lookup import find_record
-from study.records.store import parse_record, read_arrays
-from study.state.load import open_study
+from study.records.record import parse_record
+from study.state.load import open_study_to_run
 
 STUDY = """\
 title: Even and odd
@@ -134,9 +135,8 @@ def test_weights_that_only_a_search_to_come_starts_from_are_noted(
         (tmp_path / name).write_bytes(name.encode())
     text = STUDY.replace(", tree: parity.yaml", "") + "searcher: {sampler: random, trials: 1}\n"
     text += f"search: {{weights: {{choice: [{tmp_path}/a.pt, {tmp_path}/b.pt]}}}}\n"
-    open_study(
-        str(write_study(tmp_path, text)), None, cli.places, note=print, warn=print, write=True
-    )
+    file = str(write_study(tmp_path, text))
+    open_study_to_run(file, None, cli.places, warn=print)
     note = Path(str(cli.places.inputs("small")))
     assert list(json.loads(note.read_text())) == ["weights a.pt", "weights b.pt"]
 

@@ -22,16 +22,11 @@ from dh2l.data import load, prepare, read_manifest
 from dh2l.system.processes import machine_id
 from dh2l.training.trainer import Training
 from study.execution.trial import run_to_completion, run_trial
+from study.records.arrays import arrays_path, read_arrays
 from study.records.leases import Claim
 from study.records.paths import Places
-from study.records.store import (
-    RECORD_VERSION,
-    Record,
-    RecordStore,
-    arrays_path,
-    parse_record,
-    read_arrays,
-)
+from study.records.record import RECORD_VERSION, Record, parse_record
+from study.records.store import RecordStore
 from study.spec.plan import make_plan
 from study.spec.study_file import find_study
 from study.state.load import read_state

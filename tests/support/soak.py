@@ -29,9 +29,9 @@ from study_fixtures import clean_environment
 
 from dh2l.data import read_manifest
 from study.cli.console import INTERRUPTED, SOME_FAILED
+from study.records.arrays import read_arrays
 from study.records.leases import Claims
 from study.records.paths import Places
-from study.records.store import read_arrays
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import find_study
 from study.state.load import read_state

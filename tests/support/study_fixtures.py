@@ -14,7 +14,8 @@ from dh2l.data.manifest import FILES, FileRecord, Manifest
 from dh2l.tree import ClassTree
 from study.cli import main
 from study.records.paths import Places
-from study.records.store import Failure, Provenance, Record, RecordStore, Scores
+from study.records.record import Failure, Provenance, Record, Scores
+from study.records.store import RecordStore
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import StudyFile
 from study.state.load import read_state

@@ -9,7 +9,8 @@ from study_fixtures import done, unfinished
 
 from dh2l.results import EpochResult
 from study.records.paths import Places
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.spec.plan import Plan
 from study.tracking.live import LiveView
 

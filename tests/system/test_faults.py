@@ -31,9 +31,11 @@ from dh2l.data import read_manifest
 from study.execution.observers import Observers
 from study.execution.preflight import preflight_checks
 from study.execution.training import run_locally
+from study.records.arrays import read_arrays
 from study.records.leases import Claim, Claims
 from study.records.paths import Places
-from study.records.store import Record, RecordStore, read_arrays
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import find_study
 from study.state.load import read_state

@@ -18,7 +18,8 @@ from study.execution.ray_backend.search_algorithm import NotPickled, config_of
 from study.records.build import unfinished_record
 from study.records.leases import Claims
 from study.records.paths import Places
-from study.records.store import Failure, Record, RecordStore
+from study.records.record import Failure, Record
+from study.records.store import RecordStore
 
 RETRIES = 2
 """Number of times that a trial whose worker died resumes from its checkpoint."""

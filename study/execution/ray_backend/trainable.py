@@ -14,7 +14,7 @@ from dh2l.results import EpochResult
 from study.execution.logs import CrashLog
 from study.execution.ray_backend.connection import Resources, has_fraction
 from study.records.paths import Places
-from study.records.store import Failure, NewerRecord, Record
+from study.records.record import Failure, NewerRecord, Record
 
 NODE_S = 1.0
 """Seconds between two checks that the node is alive."""

@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 
 from dh2l.config.train_config import TrainConfig
 from study.execution.search.base import TrialOutcome
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 from study.spec.cell import CellConfigs
 from study.spec.sampling import rounded
 from study.spec.schema import SearchSettings
@@ -61,7 +61,7 @@ class OptunaSearcher:
         state: StudyState,
         missing: Iterable[TrainConfig],
         groups: Mapping[str, str],
-        read: Callable[[Iterable[str]], Findings],
+        read: Callable[[Iterable[str]], LoadedRecords],
     ) -> None:
         """Start a search of each cell from what the records have.
 
@@ -131,7 +131,7 @@ class CellSearch:
         cell: Cell,
         spec: CellConfigs,
         state: StudyState,
-        read: Callable[[Iterable[str]], Findings],
+        read: Callable[[Iterable[str]], LoadedRecords],
     ) -> None:
         assert cell.budget is not None  # noqa: S101 the caller has checked it
         self._spec, self._study, self._read = spec, state.study, read

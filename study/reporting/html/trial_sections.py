@@ -6,7 +6,7 @@ from typing import Any
 
 from dh2l.io.yaml import read_text
 from dh2l.wording import counted
-from study.records.store import Provenance, Record
+from study.records.record import Provenance, Record
 from study.reporting.html.page import Block, Grid, Section, Text
 from study.spec.trials import CellKey
 from study.state.results import StudyResults

@@ -10,7 +10,7 @@ from study_fixtures import CommandLine, candidate_configs, done, places_in, plan
 
 from dh2l.errors import UserError
 from study.analysis.arm_comparison import compare_frame
-from study.records.store import Record
+from study.records.record import Record
 from study.spec.plan import Plan
 from study.state.results import StudyResults
 from study.state.study_state import StudyState

@@ -26,9 +26,11 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.errors import UserError
 from study.analysis.significance import evidence_frame
 from study.analysis.statistics import holm, paired_bootstrap, seed_of
+from study.records.arrays import arrays_path, read_arrays
 from study.records.build import arrays_of, finished_record
 from study.records.paths import Places
-from study.records.store import Record, RecordStore, arrays_path, read_arrays
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.reporting.tables import render
 from study.spec.plan import Plan
 from study.state.load import read_state

@@ -28,7 +28,8 @@ from study.cli.time_left import Remaining
 from study.execution.scheduling import next_trials
 from study.execution.shards import Shard
 from study.execution.tally import Outlook, outlook, tally_of
-from study.records.store import Record, RecordStore
+from study.records.record import Record
+from study.records.store import RecordStore
 from study.reporting.tables import render
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import StudyFile

@@ -19,7 +19,7 @@ from upath import UPath
 
 from dh2l.system.processes import machine_id
 from study.records.leases import STILL_S, ClaimedElsewhere, Claims
-from study.records.store import Findings
+from study.records.loaded_records import LoadedRecords
 from study.state.states import State, trial_states
 
 HOLDER = """
@@ -296,7 +296,7 @@ def test_who_died_before_is_not_forgotten_by_an_interruption(claims: Claims) -> 
         with pytest.raises(KeyboardInterrupt, match=r"^1$"):
             interrupted()
         assert claims.alive("trial") is None
-    assert trial_states(["trial"], Findings({}), claims) == {"trial": State.PLANNED}
+    assert trial_states(["trial"], LoadedRecords({}), claims) == {"trial": State.PLANNED}
     with claims.hold("trial", 7) as holder:
         assert holder.retries == 1
     assert claims.everyone() == {}

@@ -24,14 +24,9 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.io.files import OLD_S, create_atomically, write_atomically
 from dh2l.system.processes import machine_hash, start_time
-from study.records.store import (
-    RECORD_VERSION,
-    Record,
-    RecordStore,
-    arrays_path,
-    parse_record,
-    read_arrays,
-)
+from study.records.arrays import arrays_path, read_arrays
+from study.records.record import RECORD_VERSION, Record, parse_record
+from study.records.store import RecordStore
 
 CONFIG = TrainConfig(metric="cosine", lambda_e=0.1, lr_milestones=(0.25, 0.5), seed=3)
 RECORD = done(CONFIG, 97.25, 96.5, at_best_validation=(96, 98), at_best_test=(98.5, 95))
@@ -176,7 +171,7 @@ def test_a_record_of_a_newer_version_is_left_alone_and_not_trained_over(
     before, found = path.read_bytes(), store.read()
     assert (found.records, found.damaged, list(found.conflicts)) == ({}, {}, [CONFIG.identity])
     assert str(path) in found.warnings()[0]
-    store.set_aside(found, tmp_path / "aside")
+    store.quarantine(found, tmp_path / "aside")
     assert path.read_bytes() == before
     store.write(RECORD)  # trained meanwhile
     assert path.read_bytes() == before
@@ -190,7 +185,7 @@ def test_setting_aside_moves_and_never_overwrites(store: RecordStore, tmp_path: 
     for content in contents:
         path = filed(store)
         path.write_bytes(content)
-        store.set_aside(store.read(), aside)
+        store.quarantine(store.read(), aside)
         assert not path.exists()
     assert sorted(file.read_bytes() for file in aside.iterdir()) == contents
 
@@ -199,7 +194,7 @@ def test_two_drivers_may_set_the_same_record_aside(store: RecordStore, tmp_path:
     filed(store).write_bytes(b"damage")
     found = store.read()
     for _ in range(2):
-        store.set_aside(found, tmp_path / "aside")
+        store.quarantine(found, tmp_path / "aside")
     assert [file.read_bytes() for file in (tmp_path / "aside").iterdir()] == [b"damage"]
 
 
@@ -413,7 +408,7 @@ def test_a_damaged_record_that_is_a_link_is_moved_as_a_link(
     assert isinstance(path, Path)
     path.parent.mkdir(parents=True)
     path.symlink_to(secret)
-    store.set_aside(store.read(), aside)
+    store.quarantine(store.read(), aside)
     (moved,) = aside.iterdir()
     assert moved.is_symlink()
     assert moved.readlink() == secret

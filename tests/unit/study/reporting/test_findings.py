@@ -11,7 +11,7 @@ from study_fixtures import done, places_in, planned, standing_of, unfinished
 
 from study.analysis.frames import cell_frame
 from study.analysis.search_analysis import response_frame
-from study.records.store import Record
+from study.records.record import Record
 from study.reporting.figures import learning_curves, responses
 from study.reporting.html import report_html
 from study.reporting.html.findings import findings

@@ -24,7 +24,7 @@ from study_fixtures import (
 from dh2l.config.train_config import TrainConfig
 from study.analysis.frames import EVIDENCE, cell_frame
 from study.analysis.quality import COLUMNS
-from study.records.store import Record
+from study.records.record import Record
 from study.reporting.tables import render, save, to_markdown
 from study.spec.plan import Plan
 from study.state.results import StudyResults

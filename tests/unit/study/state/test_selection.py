@@ -17,8 +17,9 @@ from study_fixtures import (
 )
 
 from study.execution.scheduling import early_stopping_groups, next_trials
+from study.records.loaded_records import LoadedRecords
 from study.records.paths import Places
-from study.records.store import Findings, Record
+from study.records.record import Record
 from study.spec.plan import Plan
 from study.state.remaining import skippable_trials, stopped_to_resume
 from study.state.results import StudyResults
@@ -93,7 +94,7 @@ def test_test_accuracies_never_change_what_is_selected(
             for i, candidate in enumerate(plan.cells[0].candidates)
             for j, identity in enumerate(candidate.trials)
         ]
-        found = Findings(records={record.identity: record for record in records})
+        found = LoadedRecords(records={record.identity: record for record in records})
         states = dict.fromkeys(plan.choosing, State.DONE)
         result = StudyResults(StudyState.of(plan, states, found)).cells[0]
         selected.append(result.selected)
