@@ -1,1 +1,1 @@
-"""Training of the trials that a study misses: locally, in shards or through Ray."""
+"""Estimates of time, cost and GPU sharing, from measurements."""

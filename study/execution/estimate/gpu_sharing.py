@@ -65,9 +65,10 @@ def choose_trials_per_gpu(measure: Callable[[int], Sample], most: int) -> tuple[
         UserError: not even one trial can be measured.
     """
     samples = [measure(1)]
-    while (n := 2 * samples[-1].trials) <= most:
+    while True:
         last = samples[-1]
-        if last.memory / last.trials * n > MAX_MEMORY_FRACTION * last.capacity:
+        n = 2 * last.trials
+        if n > most or last.memory / last.trials * n > MAX_MEMORY_FRACTION * last.capacity:
             break
         try:
             samples.append(measure(n))
@@ -76,7 +77,8 @@ def choose_trials_per_gpu(measure: Callable[[int], Sample], most: int) -> tuple[
         if samples[-1].images_per_s < MIN_SPEEDUP * last.images_per_s:
             break
     best = max(sample.images_per_s for sample in samples)
-    return next(s.trials for s in samples if s.images_per_s * MIN_SPEEDUP >= best), samples
+    chosen = next(sample for sample in samples if sample.images_per_s * MIN_SPEEDUP >= best)
+    return chosen.trials, samples
 
 
 def heaviest(
@@ -92,9 +94,8 @@ def heaviest(
     def weight(config: TrainConfig) -> tuple[float, bool]:
         height, width, _ = image_shape(config.dataset)
         images = min(config.batch_size, config.micro_batch or config.batch_size)
-        return images * height * width * multiplications_per_pixel(
-            config.model
-        ), config.precision != "bf16"
+        pixels = images * height * width
+        return pixels * multiplications_per_pixel(config.model), config.precision != "bf16"
 
     return max(configs, key=weight)
 
@@ -155,9 +156,11 @@ def side_by_side(task: SharingTask, n: int) -> Sample:
             process.stdin.write("go\n")
             process.stdin.flush()
         found = [_answer(process) for process in processes]
-    used = [f["used"] for f in found]  # on a GPU of all processes, on a CPU of each
+    used = [answer["used"] for answer in found]
+    # A CPU process reports its own memory, a GPU process that of all processes on the GPU.
     memory = sum(used) if task.device == "cpu" else max(used)
-    return Sample(n, sum(f["images_per_s"] for f in found), memory, found[0]["capacity"])
+    images_per_s = sum(answer["images_per_s"] for answer in found)
+    return Sample(n, images_per_s, memory, found[0]["capacity"])
 
 
 def _start(stack: ExitStack, task: SharingTask) -> "subprocess.Popen[str]":
@@ -173,10 +176,9 @@ def _start(stack: ExitStack, task: SharingTask) -> "subprocess.Popen[str]":
     stack.enter_context(process)  # waits for the process, after the kill below
     stack.callback(process.kill)
     assert process.stdin is not None  # noqa: S101 it was opened as a pipe
-    with suppress(BrokenPipeError):  # the process has ended, and its output says why
-        process.stdin.write(
-            f"{task.to_json()}\n"
-        )  # a command line is too short and readable by everybody
+    # A command line would be too short, and readable by everybody.
+    with suppress(BrokenPipeError):  # the process has ended, and its output has the reason
+        process.stdin.write(f"{task.to_json()}\n")
         process.stdin.flush()
     return process
 
@@ -209,7 +211,6 @@ def _steps(training: Any) -> Iterator[int]:
 
 def _measure(task: dict[str, Any]) -> None:
     """Train until warm, print a line, and measure after the next line of stdin."""
-    import psutil
     import torch
 
     from dh2l.training.allocator import freed_memory_kept
@@ -217,19 +218,15 @@ def _measure(task: dict[str, Any]) -> None:
     from dh2l.training.trainer import Training, arithmetic
     from study.execution.trial_data import load_trial_data
 
-    for name, text, hash_ in task["plugins"]:
-        Plugin(name, None if text is None else text.encode("latin-1"), hash_).load()
-    config, device = (
-        TrainConfig.model_validate_json(json.dumps(task["config"])),
-        torch.device(task["device"]),
-    )
+    _load_plugins(task["plugins"])
+    config = TrainConfig.model_validate_json(json.dumps(task["config"]))
+    device = torch.device(task["device"])
     on_gpu = device.type == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU here")
     with freed_memory_kept(), arithmetic(config, task["threads"]):
-        training = Training(
-            config, load_trial_data(config, Path(task["data"]), place(task["tree"])), device
-        )
+        data = load_trial_data(config, Path(task["data"]), place(task["tree"]))
+        training = Training(config, data, device)
         steps = _steps(training)
         with training.replayed.epoch() if training.replayed else nullcontext():
             for _ in range(WARM_UP + 2 if on_gpu else 1):
@@ -237,16 +234,45 @@ def _measure(task: dict[str, Any]) -> None:
             training.step.right.item()
             _say({"ready": True})
             sys.stdin.readline()
-            images, started = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - started) < task["seconds"]:
-                images += sum(islice(steps, 8 if on_gpu else 1))
-                training.step.right.item()  # the host must not run ahead of the clock
-        free, capacity = (
-            torch.cuda.mem_get_info(device) if on_gpu else (0, psutil.virtual_memory().total)
-        )
-        used = capacity - free if on_gpu else psutil.Process().memory_info().rss
-        _say({"images_per_s": images / elapsed, "used": used, "capacity": capacity})
+            images_per_s = _throughput(training, steps, task["seconds"], 8 if on_gpu else 1)
+        used, capacity = _memory(device)
+        _say({"images_per_s": images_per_s, "used": used, "capacity": capacity})
         sys.stdin.readline()  # keeps its memory while the other processes are measured
+
+
+def _load_plugins(fields: list[tuple[str, str | None, str]]) -> None:
+    for name, text, hash_ in fields:
+        Plugin(name, None if text is None else text.encode("latin-1"), hash_).load()
+
+
+def _throughput(training: Any, steps: Iterator[int], seconds: float, stride: int) -> float:
+    """Return the images per second of training for at least some seconds.
+
+    Args:
+        training: the training.
+        steps: its steps, as numbers of images.
+        seconds: minimum duration.
+        stride: number of steps between two looks at the clock.
+    """
+    images = 0
+    started = time.perf_counter()
+    while True:
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds:
+            return images / elapsed
+        images += sum(islice(steps, stride))
+        training.step.right.item()  # the host must not run ahead of the clock
+
+
+def _memory(device: Any) -> tuple[int, int]:
+    """Return the bytes in use and in total: of a GPU, or of this process and the machine."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        free, capacity = torch.cuda.mem_get_info(device)
+        return capacity - free, capacity
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
 if __name__ == "__main__":

@@ -52,38 +52,47 @@ class TimedTrial:
 
     def measure(self) -> Timing:
         """Time training, evaluation, checkpoint and record, while other trials do the same."""
-        training, seconds = self._training, self._task.seconds
-        parts = [
-            part for part in (training.splits.validation, training.splits.test) if part is not None
-        ]
+        training = self._training
         whole = time.perf_counter()
         with self._circumstances():
-            images, train_s = self._run(self._steps(), seconds=seconds)
-            trial_image_s = self._evaluated(parts[-1], EVALUATION_STEP) / min(
-                EVALUATION_STEP, len(parts[-1])
-            )
-            most = max(EVALUATION_STEP, int(seconds / len(parts) / trial_image_s))
-            part_s = [
-                self._evaluated(part, most) * len(part) / min(most, len(part)) for part in parts
-            ]
-            evaluation_s = sum(part_s[:-1]) + part_s[-1] / training.evaluate_every
+            images, train_s = self._run(self._steps(), seconds=self._task.seconds)
+            evaluation_s = self._evaluation()
             started = time.perf_counter()
             names = [*training.objective.values(), *training.diagnostics.values()]
             values_s = time.perf_counter() - started
             with tempfile.TemporaryDirectory(prefix="dh2l-estimate-") as folder:
                 checkpoint_s, checkpoint_bytes = self._checkpoint(Path(folder))
                 record_s, record_bytes = self._record(Path(folder), names)
-        n, sizes = len(training.splits.train), training.batches.sizes
-        epoch_s = train_s / images * n + evaluation_s + values_s
+        epoch_s = train_s / images * len(training.splits.train) + evaluation_s + values_s
         return Timing(
             once_s=self._once + record_s + checkpoint_s,
             epoch_s=epoch_s + checkpoint_s * epoch_s / max(epoch_s, CHECKPOINT_SECONDS),
-            steps=len(sizes),
-            evaluated=sum(map(len, parts)),
+            steps=len(training.batches.sizes),
+            evaluated=sum(map(len, self._evaluated_splits())),
             record_bytes=record_bytes,
             checkpoint_bytes=checkpoint_bytes,
             measured_s=time.perf_counter() - whole,
         )
+
+    def _evaluated_splits(self) -> list[Split]:
+        """Return the validation split, if there is one, and the test split."""
+        splits = self._training.splits
+        return [split for split in (splits.validation, splits.test) if split is not None]
+
+    def _evaluation(self) -> float:
+        """Return the seconds of the evaluations of an epoch.
+
+        The test set is not evaluated after every epoch.
+        """
+        splits = self._evaluated_splits()
+        test = splits[-1]
+        images = min(EVALUATION_STEP, len(test))
+        image_s = self._evaluated(test, EVALUATION_STEP) / images
+        most = max(EVALUATION_STEP, int(self._task.seconds / len(splits) / image_s))
+        seconds = [
+            self._evaluated(split, most) * len(split) / min(most, len(split)) for split in splits
+        ]
+        return sum(seconds[:-1]) + seconds[-1] / self._training.evaluate_every
 
     @contextmanager
     def _circumstances(self) -> Iterator[None]:
@@ -91,8 +100,9 @@ class TimedTrial:
             yield
 
     def _steps(self) -> Iterator[tuple[int, bool]]:
-        """Take steps without end, yielding the images of each and whether it ends an epoch."""
-        training, epoch = self._training, 0
+        """Take steps without end. Yield the images of each, and True if it ends an epoch."""
+        training = self._training
+        epoch = 0
         while True:
             epoch = epoch % self._config.epochs + 1
             training.begin_epoch(epoch)
@@ -112,11 +122,13 @@ class TimedTrial:
         """
         training = self._training
         stride = 1 if training.device.type == "cpu" else 8
-        images, taken, whole = 0, 0, (0, 0.0)
+        images, taken = 0, 0
+        whole = (0, 0.0)
         started = time.perf_counter()
         with training.replayed.epoch() if training.replayed else nullcontext():
             for size, last in steps:
-                images, taken = images + size, taken + 1
+                images += size
+                taken += 1
                 if last or taken == most or taken % stride == 0:
                     training.step.right.item()  # the host must not run ahead of the clock
                     elapsed = time.perf_counter() - started
@@ -124,7 +136,9 @@ class TimedTrial:
                         whole = images, elapsed
                     if taken == most or (most is None and elapsed >= seconds):
                         break
-        return whole if most is None and whole[0] else (images, elapsed)
+        if most is None and whole[0]:
+            return whole
+        return images, elapsed
 
     def _evaluated(self, part: Split, most: int) -> float:
         """Return the seconds to evaluate the first images of a split."""

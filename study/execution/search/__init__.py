@@ -1,1 +1,1 @@
-"""Training of the trials that a study misses: locally, in shards or through Ray."""
+"""Searchers, which suggest the trials of a run."""
