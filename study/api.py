@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from study.formats import FrameKind
     from study.records.paths import Places
     from study.records.record import Record
-    from study.reporting.tables import Page
+    from study.reporting.page import Page
     from study.state.results import StudyResults
     from study.state.study_state import StudyState
 

@@ -18,7 +18,9 @@ from study.analysis.learning_curves import curve_frame
 from study.records.paths import Places
 from study.records.store import RecordStore
 from study.reporting import figures
-from study.reporting.tables import number, pipe_table, render, to_markdown
+from study.reporting.cell_text import number
+from study.reporting.page import pipe_table, to_markdown
+from study.reporting.tables import render
 from study.spec.study_file import shipped_studies
 from study.state.load import open_study
 from study.state.results import StudyResults

@@ -9,7 +9,8 @@ import pandas as pd
 
 from dh2l.config.train_config import TrainConfig
 from dh2l.errors import UserError, unknown_name_message
-from study.analysis.significance import BASELINES, ImageIntervals, config_of, doubts, hierarchical
+from study.analysis.image_intervals import ImageIntervals
+from study.analysis.significance import BASELINES, config_of, doubts, hierarchical
 from study.analysis.statistics import welch, within
 from study.spec.arms import exists_in
 from study.spec.schema import Study
@@ -21,20 +22,23 @@ COUNTS = ("n_first", "n_second")
 
 
 def compare_frame(results: StudyResults, first: str, second: str) -> pd.DataFrame:
-    """One row per pair of cells of one column that differ in arm alone, in the table's order.
+    """Return one row per pair of cells of one column that differ in arm alone, in table order.
 
-    Where a row names a metric, the other's is the same; an arm without metric, such as a baseline or H0, is set beside
-    each row of the other. Of several that would do, those are pairs that differ in the fewest other fields; fields
-    that differ all the same stand in `caution`.
+    Where a row names a metric, the other's is the same; an arm without metric, such as a baseline
+    or H0, is paired with each row of the other. Among several possible pairs, those that differ in
+    the fewest other fields are taken; fields that still differ are in `caution`.
 
     Columns:
         `row`, `column`: the pair.
         `n_first`, `n_second`; `first`, `second`: finished seeds and mean test accuracy in percent.
-        `difference`: second less first, points; `low`, `high`: its 95% interval, Welch's t over seeds (none below
-            three seeds), of this pair alone.
-        `images_low`, `images_high`: 95% bootstrap interval over test images, the networks as they are.
-        `super_difference`: of the super-class accuracies, points; `severity_difference`: of the mistake severities.
-        `caution`: what keeps the pair from a fair comparison, and in which arm, e.g. "E: chosen on these same seeds".
+        `difference`: second less first, points; `low`, `high`: its 95% interval, Welch's t over
+            seeds (none below three seeds), of this pair alone.
+        `images_low`, `images_high`: 95% bootstrap interval over test images, the networks as they
+            are.
+        `super_difference`: of the super-class accuracies, points; `severity_difference`: of the
+            mistake severities.
+        `caution`: reasons against a fair comparison, and in which arm, e.g. "E: chosen on these
+            same seeds".
 
     Raises:
         UserError: an arm that the study does not have; no pair.
@@ -87,7 +91,7 @@ def compare_frame(results: StudyResults, first: str, second: str) -> pd.DataFram
 def _pairs(
     results: StudyResults, first: str, second: str
 ) -> Iterator[tuple[str, CellResult, CellResult, tuple[str, ...]]]:
-    """What the table calls the pair, its two cells, and the fields in which they differ beside their arms."""
+    """Yield each pair: its name in the table, its two cells, and the other fields that differ."""
     plan = results.plan
     cells = {i: cell for i, cell in enumerate(results.cells) if cell.key.arm in (first, second)}
     configs = {i: config_of(i, cell, plan) for i, cell in cells.items()}
@@ -105,7 +109,8 @@ def _pairs(
             or len(metrics) == 1
         }
         for (i, j), fields in fitting.items():
-            # A row with a metric takes the most similar without; that one stands beside each row with a metric.
+            # A row with a metric takes the most similar without; that one stands beside each row
+            # with a metric.
             open_i, open_j = (plan.cell_configs[k].metric is None for k in (i, j))
             rivals = [
                 len(other)
@@ -117,7 +122,10 @@ def _pairs(
 
 
 def _differing(a: TrainConfig, b: TrainConfig, searched: set[str]) -> tuple[str, ...]:
-    """The fields that exist in both arms and differ, without what is searched, the stage and what the arms say."""
+    """Return the config fields that exist in both arms and differ.
+
+    Searched fields, the protocol, and fields fixed by the arms are excluded.
+    """
     said = {
         "seed",
         "protocol",
@@ -136,7 +144,7 @@ def _differing(a: TrainConfig, b: TrainConfig, searched: set[str]) -> tuple[str,
 
 
 def _label(a: CellResult, b: CellResult) -> str:
-    """The row's name; of two names both, unless one only repeats its arm."""
+    """Return the row's name, or both names unless one only repeats its arm."""
     names = [result.key.row for result in (a, b) if result.key.row != result.key.arm] or [
         a.key.row,
         b.key.row,
@@ -145,7 +153,7 @@ def _label(a: CellResult, b: CellResult) -> str:
 
 
 def _caution(a: CellResult, b: CellResult, differing: tuple[str, ...], study: Study) -> str:
-    """What is unfair: of both arms, of one, and what else differs."""
+    """Describe what is unfair: in both arms, in one, and what else differs."""
     first, second = doubts(a, study), doubts(b, study)
     both = [why for why in first if why in second]
     told = ["both: " + ", ".join(both)] if both else []

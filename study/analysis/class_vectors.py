@@ -1,4 +1,4 @@
-"""Cosines between the class vectors of trained classifiers, by how near two classes are in the class tree."""
+"""Cosines between class vectors, by distance in the class tree."""
 
 import itertools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Trees:
         self._made: dict[tuple[str, str | None], ClassTree] = {}
 
     def of(self, identity: str) -> ClassTree:
-        """The class tree of a trial: its data set's, or the one that the study gave."""
+        """Return the class tree of a trial: its data set's, or the one that the study gave."""
         config, spec = self._plan.config(identity), self._plan.cell_configs[0]
         key = (config.dataset, config.tree_file)
         if key not in self._made:
@@ -46,7 +46,7 @@ def cosines(vectors: npt.NDArray[np.floating]) -> Floats:
 
 
 def tree_order(tree: ClassTree) -> Places:
-    """The classes in an order that keeps those below each node together, ``(n_classes,)``."""
+    """Return an order of the classes, ``(n_classes,)``, in which each node's are adjacent."""
     keys = [
         np.arange(tree.n_classes),
         *(tree.ancestors(level) for level in range(tree.depth - 1, 0, -1)),
@@ -62,7 +62,7 @@ def blocks(tree: ClassTree, level: int) -> list[tuple[int, int]]:
 
 
 def by_height(matrix: Floats, tree: ClassTree) -> dict[int, Floats]:
-    """The cosines of unordered pairs of classes, by the height of their lowest common ancestor, 1 to L."""
+    """Group the cosines of unordered pairs of classes by height of their lowest common ancestor."""
     above = np.triu(np.ones_like(matrix, dtype=bool), k=1)
     heights = tree.lca_height
     return {
@@ -73,7 +73,7 @@ def by_height(matrix: Floats, tree: ClassTree) -> dict[int, Floats]:
 
 
 def height_name(height: int, depth: int) -> str:
-    """What a pair of classes has in common whose lowest common ancestor has that height, in a tree of that depth."""
+    """Describe what a pair of classes shares, by the height of its lowest common ancestor."""
     if depth == 1:
         return "all pairs"
     if depth == 2:
@@ -84,10 +84,11 @@ def height_name(height: int, depth: int) -> str:
 
 
 def angle_frame(results: Sequence[CellResult], found: LoadedRecords, plan: Plan) -> pd.DataFrame:
-    """The cosines between class vectors of every shown trial, summarised by level.
+    """Summarise the cosines between class vectors of every shown trial by level.
 
-    Columns: `row`, `arm`, `column`, `seed`; `height` of the lowest common ancestor and `depth` of the tree; `pairs`
-    of that height; `mean` of their cosines, and `low`, `high`, between which 90% of them lie.
+    Columns: `row`, `arm`, `column`, `seed`; `height` of the lowest common ancestor and `depth` of
+    the tree; `pairs` of that height; `mean` of their cosines, and `low`, `high`, between which 90%
+    of them lie.
     """
     rows, trees = [], Trees(plan)
     for result, record, arrays in shown_arrays(results, found):

@@ -1,4 +1,7 @@
-"""Tidy pandas frames of a study: one row per cell, per trial or per epoch. Accuracies are in percent."""
+"""Tidy pandas frames of a study, per cell, trial or epoch.
+
+Accuracies are in percent.
+"""
 
 import json
 import statistics
@@ -20,37 +23,40 @@ from study.state.states import State
 
 CELL = ["row", "arm", "column"]
 OF_TRIAL = [
-    "candidate", "stage", "seed", "trial", "state", "shown", "accuracy", "super_accuracy", "mistake_severity",
-    "validation_accuracy", "epoch", "ahd", *(measure.name for measure in MEASURES), "failure", "duration_s", "commit",
-    "hardware", "parameters",
+    "candidate", "stage", "seed", "trial", "state", "in_table",
+    "accuracy", "super_accuracy", "mistake_severity", "validation_accuracy", "epoch", "ahd",
+    *(measure.name for measure in MEASURES), "failure", "duration_s", "commit", "hardware",
+    "parameters",
 ]  # fmt: skip
 NUMBERS = (
-    "accuracy", "super_accuracy", "mistake_severity", "validation_accuracy", "epoch", "duration_s", "parameters", "ahd",
-    *(measure.name for measure in MEASURES),
+    "accuracy", "super_accuracy", "mistake_severity", "validation_accuracy", "epoch", "duration_s",
+    "parameters", "ahd", *(measure.name for measure in MEASURES),
 )  # fmt: skip
 """Columns of a trial frame that are numbers, whatever is there yet."""
 EVIDENCE = [
-    "low", "high", "chosen_arm", "reference", "difference", "difference_low", "difference_high", "p", "p_holm",
-    "why_no_test", "images_low", "images_high", "super_accuracy", "super_std", "mistake_severity", "severity_std",
+    "low", "high", "chosen_arm", "reference", "difference", "difference_low", "difference_high",
+    "p", "p_holm", "why_no_test", "images_low", "images_high", "super_accuracy", "super_std",
+    "mistake_severity", "severity_std",
 ]  # fmt: skip
 """What a cell frame takes from `study.analysis.significance.evidence_frame`."""
 
 
 def cell_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per cell, in the table's order.
+    """Return one row per cell, in the table's order.
 
-    Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy in
-    percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed, percent) and
-    `paper_difference` (ours less the paper's, points; only where ours, as theirs, were trained on the full training
-    set); `candidates` tried; `selected` (the searched fields' values, as JSON; of `tied` others with the same score,
-    the first listed) and `score` (what the rule compared, percent); `problem`; `note` on the printed number and
-    `label_certain`, whether the paper's label of it is; `commits` and `hardware` behind the cell, separated by
-    semicolons; and from `study.analysis.significance.evidence_frame`, which describes them: `low`, `high`,
-    `chosen_arm`,
-    `reference`, `difference` (from the reference), `difference_low`, `difference_high`, `p`, `p_holm`,
-    `why_no_test`, `images_low`, `images_high`, `super_accuracy`, `super_std`, `mistake_severity`, `severity_std`.
-    The measures of `study.analysis.quality` follow, each as mean and `_std`: `nll` (nats), `ece`, `top5`,
-    `summed_super_accuracy`, `crm_accuracy` (percent), `ahd`, `crm_ahd`, `crm_mistake_severity` (levels of the tree).
+    Columns: `row`, `arm`, `column`; `n` finished seeds of `planned`; `accuracy` (mean test accuracy
+    in percent), `std` (sample standard deviation, missing below two seeds); `paper` (printed,
+    percent) and `paper_difference` (ours less the paper's, points; only where ours, as theirs, were
+    trained on the full training set); `candidates` tried; `selected` (the searched fields' values,
+    as JSON; of `tied` others with the same score, the first listed) and `score` (what the rule
+    compared, percent); `problem`; `note` on the printed number and `label_certain`, whether the
+    paper's label of it is; `commits` and `hardware` behind the cell, separated by semicolons; and
+    from `study.analysis.significance.evidence_frame`, which describes them: `low`, `high`,
+    `chosen_arm`, `reference`, `difference` (from the reference), `difference_low`,
+    `difference_high`, `p`, `p_holm`, `why_no_test`, `images_low`, `images_high`, `super_accuracy`,
+    `super_std`, `mistake_severity`, `severity_std`. The measures of `study.analysis.quality`
+    follow, each as mean and `_std`: `nll` (nats), `ece`, `top5`, `summed_super_accuracy`,
+    `crm_accuracy` (percent), `ahd`, `crm_ahd`, `crm_mistake_severity` (levels of the tree).
     """
     study = results.study
     cells = pd.DataFrame([_cell_row(cell, study) for cell in results.cells])
@@ -62,14 +68,15 @@ def cell_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def trial_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per trial of every cell: those that choose, and those that confirm what was chosen.
+    """Return one row per trial of every cell: those that choose, and those that confirm.
 
-    Columns: `row`, `arm`, `column`; `candidate` (its number in the cell, from 0), `stage` (`choose` or `confirm`),
-    `seed`, `trial` (identity), `state`, `shown` (whether the cell's number is a mean over it and others); `accuracy`,
-    `super_accuracy` (percent), `mistake_severity` and `epoch` of the study's reported epoch, `validation_accuracy`
-    (percent) of the same, and the measures of `study.analysis.quality`; `failure`; `duration_s`, `commit`, `hardware`,
-    `parameters`; and every config field in which the study's trials differ, under its own name. What does not exist is
-    missing. A trial that two cells share stands in both.
+    Columns: `row`, `arm`, `column`; `candidate` (its number in the cell, from 0), `stage` (`choose`
+    or `confirm`), `seed`, `trial` (identity), `state`, `in_table` (whether the cell's number is a
+    mean over it and others); `accuracy`, `super_accuracy` (percent), `mistake_severity` and `epoch`
+    of the study's reported epoch, `validation_accuracy` (percent) of the same, and the measures of
+    `study.analysis.quality`; `failure`; `duration_s`, `commit`, `hardware`, `parameters`; and every
+    config field in which the study's trials differ, under its own name. What does not exist is
+    missing. A trial that two cells share appears in both.
     """
     rows = [
         _place(one) | {"state": str(one.state)} | _measured(one, results.study)
@@ -80,11 +87,11 @@ def trial_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def epoch_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per epoch of every trial that has a history: its learning curves.
+    """Return one row per epoch of every trial that has a history: its learning curves.
 
-    Columns: `row`, `arm`, `column`, `candidate`, `stage`, `seed`, `trial` and `shown` as in `trial_frame`; `epoch`,
-    from 1; every metric that was recorded (`train_loss`, `validation_accuracy`, ...), accuracies in percent, losses in
-    nats. Trials whose arrays are missing or damaged are left out.
+    Columns: `row`, `arm`, `column`, `candidate`, `stage`, `seed`, `trial` and `in_table` as in
+    `trial_frame`; `epoch`, from 1; every recorded metric, such as `train_loss`, accuracies in
+    percent, losses in nats. Trials whose arrays are missing or damaged are left out.
     """
     parts: list[pd.DataFrame] = []
     histories: dict[str, pd.DataFrame] = {}
@@ -94,7 +101,7 @@ def epoch_frame(results: StudyResults) -> pd.DataFrame:
             histories[identity] = _history(results, identity)
         if len(history := histories[identity]):
             parts.append(history.join(pd.DataFrame([_place(one)] * len(history))))
-    first = [*CELL, "candidate", "stage", "seed", "trial", "shown", "epoch"]
+    first = [*CELL, "candidate", "stage", "seed", "trial", "in_table", "epoch"]
     if not parts:
         return pd.DataFrame(columns=first)
     frame = pd.concat(parts, ignore_index=True)
@@ -110,12 +117,15 @@ FRAMES: dict[FrameKind, Callable[[StudyResults], pd.DataFrame]] = {
 
 
 def cells_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a cell frame as plain dictionaries."""
+    """Return the rows of a cell frame as plain dictionaries."""
     return [{str(key): value for key, value in cell.items()} for cell in frame.to_dict("records")]
 
 
 def comparable(result: CellResult, study: Study) -> bool:
-    """Whether a cell was trained as the paper's numbers were: on the full training set, reported at the last epoch."""
+    """Return True if a cell was trained and reported as the paper's numbers were.
+
+    That is on the full training set, at the last epoch.
+    """
     return study.accuracy == "last" and all(
         record.config["protocol"] == "paper" for record in result.records
     )
@@ -154,7 +164,7 @@ def _cell_row(result: CellResult, study: Study) -> dict[str, Any]:
 
 
 def _commits(provenance: Provenance) -> list[str]:
-    """The commits that trained a trial: more than one where it was resumed under another."""
+    """Return the commits that trained a trial: several where it was resumed under another."""
     attempts = provenance.attempts or [{}]
     return [
         _commit(a.get("commit", provenance.commit), a.get("dirty", provenance.dirty))
@@ -167,7 +177,7 @@ def _commit(commit: str | None, dirty: bool | None) -> str:
 
 
 def _machines(provenance: Provenance) -> list[str]:
-    """The processors that trained a trial: GPUs, or CPUs where none was used."""
+    """Return the processors that trained a trial: GPUs, or CPUs where none was used."""
     devices = [
         (a.get("device", "cpu"), a.get("cpu", provenance.hardware["cpu"]))
         for a in provenance.attempts or [{}]
@@ -187,7 +197,7 @@ def _place(one: TrialResult) -> dict[str, Any]:
         "stage": one.trial.stage,
         "seed": one.trial.seed,
         "trial": one.trial.identity,
-        "shown": one.in_table,
+        "in_table": one.in_table,
     }
 
 
@@ -217,7 +227,7 @@ def _percent(fraction: float | None) -> float | None:
 def _differing_fields(
     results: StudyResults, identities: list[str], taken: set[str]
 ) -> pd.DataFrame:
-    """The config fields in which a study's trials differ; lists as text, so that one can group by them."""
+    """Return the config fields in which a study's trials differ; lists as text, for grouping."""
     if not identities:
         return pd.DataFrame()
     flat = [results.plan.config(identity).flat() for identity in identities]

@@ -16,10 +16,10 @@ from study.spec.settings import Axis, Value
 def importances(
     axes: Mapping[str, Axis], points: list[dict[str, Value]], scores: list[float], seed: int
 ) -> dict[str, float]:
-    """How much of the scores' variance each axis explains, by fANOVA (Hutter et al. 2014).
+    """Compute the share of the scores' variance that each axis explains, by fANOVA.
 
-    A loguniform axis counts by its logarithm, or its largest decade would weigh most; of a grid or choice every value
-    counts alike.
+    Source: Hutter et al. 2014. A loguniform axis counts by its logarithm, or its largest decade
+    would weigh most; of a grid or choice every value counts alike.
 
     Args:
         axes: by their fields.
@@ -40,7 +40,7 @@ def importances(
 
 
 def _spread(axis: Axis, values: list[Value]) -> BaseDistribution:
-    """The range or the words that some values of an axis span."""
+    """Return the range, or the words, of some values of an axis."""
     scaled = list(dict.fromkeys(_scaled(axis, value) for value in values))
     return (
         FloatDistribution(min(scaled), max(scaled))
@@ -50,7 +50,7 @@ def _spread(axis: Axis, values: list[Value]) -> BaseDistribution:
 
 
 def _scaled(axis: Axis, value: Value) -> Any:
-    """A value as the forest sees it: a number on the axis's scale, or a word."""
+    """Return a value as the forest needs it: a number on the axis's scale, or a word."""
     if axis.values is not None:
         return json.dumps(value)
     return math.log(value) if axis.loguniform is not None else value

@@ -1,4 +1,4 @@
-"""Per-epoch metrics of the trials that a table shows, as means and spreads over seeds."""
+"""Learning curves of a table's trials: means and spreads over seeds."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ FRACTIONS = ("accuracy", "fraction")
 
 
 def curve_epochs(epochs: int) -> range:
-    """The epochs, counted from 1, that a thinned curve keeps: evenly spaced, the last among them."""
+    """Return the epochs, counted from 1, of a thinned curve: evenly spaced, the last included."""
     step = max(1, math.ceil(epochs / CURVE_POINTS))
     return range(1 + (epochs - 1) % step, epochs + 1, step)
 
@@ -32,7 +32,7 @@ def curve_epochs(epochs: int) -> range:
 def shown_arrays(
     results: Sequence[CellResult], found: LoadedRecords
 ) -> Iterator[tuple[CellResult, Record, dict[str, npt.NDArray[Any]]]]:
-    """The arrays of every trial that the cells show, one at a time; those that are missing or damaged are left out."""
+    """Yield the arrays of every trial that the cells show; skip missing or damaged ones."""
     for result in results:
         for record in result.records:
             try:
@@ -53,12 +53,12 @@ def without_arrays(results: Sequence[CellResult], found: LoadedRecords) -> list[
 
 
 def curve_frame(results: Sequence[CellResult], found: LoadedRecords) -> pd.DataFrame:
-    """Every metric of the cells' shown trials over epochs.
+    """Collect every metric of the cells' shown trials over epochs.
 
-    Columns: `row`, `arm`, `column`; `metric`, by its name in the history; `epoch`, counted from 1, at most about a
-    hundred of them (`curve_epochs`), and for the test set only those after which every seed was evaluated;
-    `mean` and `std`, sample standard deviation, over the `n` seeds that have a value there, accuracies and fractions in
-    percent; `std` is missing below two seeds.
+    Columns: `row`, `arm`, `column`; `metric`, by its name in the history; `epoch`, counted from 1,
+    at most about a hundred of them (`curve_epochs`), and for the test set only those after which
+    every seed was evaluated; `mean` and `std`, sample standard deviation, over the `n` seeds that
+    have a value there, accuracies and fractions in percent; `std` is missing below two seeds.
     """
     histories: dict[CellKey, list[dict[str, Floats]]] = {}
     for result, _, arrays in shown_arrays(results, found):
@@ -88,24 +88,26 @@ def curve_frame(results: Sequence[CellResult], found: LoadedRecords) -> pd.DataF
 
 
 def _unevaluated(of_seeds: Sequence[dict[str, Floats]]) -> set[int]:
-    """Epochs after which the test set was evaluated for some seeds alone: a mean over these would jump."""
+    """Return the epochs at which some seeds have no test value; a mean there would jump."""
     curves = [history["test_accuracy"] for history in of_seeds if "test_accuracy" in history]
     return {int(epoch) + 1 for values in curves for epoch in np.flatnonzero(np.isnan(values))}
 
 
 def band(histories: Iterable[Floats]) -> pd.DataFrame:
-    """Mean and spread over seeds of one metric.
+    """Compute mean and spread over seeds of one metric.
 
     Args:
         histories: of each seed the values by epoch, ``(epochs,)``; NaN where there is none.
 
     Returns:
-        Columns `epoch`, `mean`, `std`, `n`, as in `curve_frame`; epochs without any value are left out.
+        Columns `epoch`, `mean`, `std`, `n`, as in `curve_frame`; epochs without any value are left
+            out.
     """
     of_seeds = list(histories)
     length = max(map(len, of_seeds))
-    table = np.array([np.pad(np.asarray(values, float), (0, length - len(values)), constant_values=np.nan)
-                      for values in of_seeds])  # fmt: skip
+    table = np.full((len(of_seeds), length), np.nan)
+    for seed, values in enumerate(of_seeds):
+        table[seed, : len(values)] = values
     rows = []
     for epoch in curve_epochs(length):
         values = table[:, epoch - 1]

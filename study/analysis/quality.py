@@ -1,4 +1,4 @@
-"""Measures of predicted probabilities and of decisions made from them, per trial and per cell."""
+"""Measures of predicted probabilities and decisions, per trial and cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,10 +42,12 @@ COLUMNS = tuple(
 )
 """What a cell frame has of them: each mean with its spread."""
 NOTES = (
-    "NLL: mean negative log-likelihood of the true class, in nats. ECE: expected calibration error over 15 equal-width "
-    "bins of the largest probability. Super-class summed: the super-class with the largest summed probability.",
-    "CRM: decide for the class of least expected height in the class tree, without training. AHD: mean height at which "
-    "the answer and the right class meet, over all images; severity: over the mistakes.",
+    "NLL: mean negative log-likelihood of the true class, in nats. ECE: expected calibration error "
+    "over 15 equal-width bins of the largest probability. Super-class summed: the super-class with "
+    "the largest summed probability.",
+    "CRM: decide for the class of least expected height in the class tree, without training. AHD: "
+    "mean height at which the answer and the right class meet, over all images; severity: over the "
+    "mistakes.",
 )
 
 

@@ -1,4 +1,4 @@
-"""What a search says beside its winners: how the score answers to each axis, which axis matters, the Pareto front."""
+"""Analysis of a search: responses, importances, the Pareto front."""
 
 import json
 import statistics
@@ -16,18 +16,18 @@ from study.state.selection import CellResult, score, searches
 from study.state.states import State
 
 LEAST_CANDIDATES = 8
-"""Fewest scored candidates for an importance: among four axes it then named the true one in 17 of 20 searches; of 4
-candidates in 8."""
+"""Fewest scored candidates for an importance: among four axes it then named the true one in 17 of
+20 searches; of 4 candidates in 8."""
 PLACE = ["row", "arm", "column"]
 
 
 def response_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per candidate and axis of every cell that searches: what the score is drawn against.
+    """Return one row per candidate and axis of every searched cell, to plot scores by value.
 
-    Columns: `row`, `arm`, `column`; `candidate` (its number in the cell, from 0); `axis`; `value` (a number as it is,
-    all else as text); `score` (mean over the search seeds of what the study's rule compares, percent; missing unless
-    all are done), `std` (sample standard deviation), `n` seeds done; `state` (`done`, or what the first seed that is
-    not done is); `selected`.
+    Columns: `row`, `arm`, `column`; `candidate` (its number in the cell, from 0); `axis`; `value`
+    (a number as it is, all else as text); `score` (mean over the search seeds of what the study's
+    rule compares, percent; missing unless all are done), `std` (sample standard deviation), `n`
+    seeds done; `state` (`done`, or that of the first seed that is not done); `selected`.
     """
     rows: list[dict[str, Any]] = []
     for result in _searching(results):
@@ -54,13 +54,14 @@ def response_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def importance_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per axis of every cell that searches: how much of the score's variance it explains.
+    """Return one row per axis of every searched cell: its share of the score's variance.
 
-    By fANOVA over the scored candidates in which the axis exists, beside the other axes that all of these have; so
-    the fractions of a cell sum to 1, but for axes with conditions, each of which is weighed where it exists.
+    By fANOVA over the scored candidates in which the axis exists, beside the other axes that all of
+    these have; so the fractions of a cell sum to 1, except for axes with conditions, each of which
+    is weighed where it exists.
 
-    Columns: `row`, `arm`, `column`, `axis`; `importance` (fraction); `candidates` behind it; `why_none` (empty where
-    there is one).
+    Columns: `row`, `arm`, `column`, `axis`; `importance` (fraction); `candidates` behind it;
+    `why_none` (empty where there is one).
     """
     from study.analysis.importance import importances
 
@@ -101,11 +102,13 @@ def importance_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def pareto_frame(results: StudyResults) -> pd.DataFrame:
-    """The candidates of every cell that searches for which no other is at least as good in both and better in one.
+    """Return the candidates of every searched cell that no other candidate dominates.
 
-    Both: the mean score, as high as possible, and the mean total violation of the constraints, as low as possible.
+    The objectives are the mean score, as high as possible, and the mean total violation of the
+    constraints, as low as possible.
 
-    Columns: `row`, `arm`, `column`, `candidate`, `values` (as JSON), `score` (percent), `violation`; by falling score.
+    Columns: `row`, `arm`, `column`, `candidate`, `values` (as JSON), `score` (percent),
+    `violation`; by falling score.
     """
     rows: list[dict[str, Any]] = []
     for cell in (result.cell for result in _searching(results)):
@@ -140,7 +143,7 @@ def pareto_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether score and violation `a` are as good as `b`, and one is better."""
+    """Return True if score and violation `a` are as good as `b`, and one is better."""
     return a[0] >= b[0] and a[1] <= b[1] and a != b
 
 
@@ -154,7 +157,7 @@ def _axes(cell: Cell) -> list[str]:
 
 
 def _scores(candidate: Candidate, results: StudyResults) -> tuple[list[float], str]:
-    """What the rule compares of every seed that is done, in percent, and the state of the whole."""
+    """Return what the rule compares for every finished seed, in percent, and the overall state."""
     study, found = results.study, results.found
     undone = [
         results.state.states[i]
@@ -168,7 +171,7 @@ def _scores(candidate: Candidate, results: StudyResults) -> tuple[list[float], s
 
 
 def _mean(scores: Sequence[float]) -> float:
-    """Rounded, for equal counts of right answers must tie however their fractions add up."""
+    """Return a rounded mean, so that equal counts of right answers tie."""
     return round(statistics.fmean(scores), 10)
 
 

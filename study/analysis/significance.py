@@ -1,29 +1,21 @@
-"""What a table's differences are worth: intervals, one confirmatory test per cell, uncertainty of the test set."""
+"""Evidence behind a table: intervals, one test per cell, test-set uncertainty."""
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from dh2l.config.conditions import active_fields
 from dh2l.config.identity import canonical
 from dh2l.config.train_config import TrainConfig
-from dh2l.errors import UserError
+from study.analysis.image_intervals import ImageIntervals
 from study.analysis.statistics import (
     LEAST_SEEDS,
-    Bools,
     Comparison,
     confirmatory,
-    paired_bootstrap,
-    seed_of,
     t_interval,
     within,
 )
-from study.records.arrays import read_arrays
-from study.records.loaded_records import LoadedRecords
 from study.records.record import Record
 from study.spec.arms import exists_in
 from study.spec.plan import Plan
@@ -34,39 +26,36 @@ from study.state.selection import CellResult, reported
 
 BASELINES = ("baseline", "baseline+l2")
 """Arms that others are compared with."""
-PREDICTIONS = {"last": "predictions.last", "best_validation": "predictions.best_validation"}
-"""The stored predictions of the epoch that a study reports; of the best epoch on test there are none."""
-Predicted = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Predictions, one network's ``(images,)`` or several's ``(networks, images)``, and the labels ``(images,)``."""
 WORDS = ("row", "arm", "column", "chosen_arm", "reference", "why_no_test")
 COUNTS = ("n", "candidates")
 
 
 def evidence_frame(results: StudyResults) -> pd.DataFrame:
-    """One row per cell, in the table's order. Accuracies are in percent, differences in points.
+    """Return one row per cell, in the table's order. Accuracies in percent, differences in points.
 
     Columns:
         `row`, `arm`, `column`: the cell.
         `n`: finished seeds. `candidates`: configurations among which the cell's was selected.
         `accuracy`, `std`: mean and sample standard deviation over seeds.
-        `low`, `high`: 95% t interval of the mean, cut at 0 and 100; missing below three seeds, and where no seed
-            differs.
-        `chosen_arm`: the arm that the selected configuration trains, where a searched weight of 0 makes it another
-            than `arm`; else empty.
-        `reference`: row of the cell's reference in the same column: the baseline with the same weight decay,
-            data set and model; empty for baselines, and where there is none.
+        `low`, `high`: 95% t interval of the mean, cut at 0 and 100; missing below three seeds, and
+            where no seed differs.
+        `chosen_arm`: the arm that the selected configuration trains, where a searched weight of 0
+            makes it another than `arm`; else empty.
+        `reference`: row of the cell's reference in the same column: the baseline with the same
+            weight decay, data set and model; empty for baselines, and where there is none.
         `difference`: mean accuracy less the reference's.
-        `difference_low`, `difference_high`, `p`: Welch's t over seeds, the cell's one confirmatory test; the
-            interval is this cell's alone. `p_holm`: `p` adjusted by Holm over all tests of the table.
+        `difference_low`, `difference_high`, `p`: Welch's t over seeds, the cell's one confirmatory
+            test; the interval is this cell's alone. `p_holm`: `p` adjusted by Holm over all tests
+            of the table.
         `why_no_test`: empty where there is a test, else a phrase (`why_no_test`).
-        `images_low`, `images_high`: 95% bootstrap interval of the difference over test images. It takes the
-            networks as fixed, says nothing of other seeds and is no second test.
+        `images_low`, `images_high`: 95% bootstrap interval of the difference over test images. It
+            takes the networks as fixed, does not cover other seeds and does not replace the test.
         `super_accuracy`, `super_std`: the same as accuracy for super-classes.
-        `mistake_severity`, `severity_std`: mean height of the lowest common ancestor over mistakes, of the
-            networks that make any.
+        `mistake_severity`, `severity_std`: mean height of the lowest common ancestor over mistakes,
+            of the networks that make any.
 
-    Intervals over images need the arrays of all networks of both cells; where some are missing or damaged, or
-    were filed without labels, there is none.
+    Intervals over images need the arrays of all networks of both cells; where some are missing or
+    damaged, or were written without labels, there is none.
     """
     study = results.study
     cells = results.cells
@@ -110,7 +99,7 @@ def evidence_frame(results: StudyResults) -> pd.DataFrame:
 
 
 def config_of(number: int, result: CellResult, plan: Plan) -> TrainConfig:
-    """The config of a trial that the table shows: of the selected candidate, the first, or any."""
+    """Return the config of a shown trial: of the selected candidate, the first, or any."""
     confirmed = plan.study.confirm is not None
     candidate = result.selected or next(iter(result.cell.candidates), None)
     if candidate is None:  # a searcher has not begun
@@ -120,7 +109,7 @@ def config_of(number: int, result: CellResult, plan: Plan) -> TrainConfig:
 
 
 def chosen_arm(result: CellResult, config: TrainConfig) -> str:
-    """The arm of a cell's selected configuration, where a searched weight of 0 makes it another; else empty."""
+    """Return the arm of the selected configuration, if a searched weight of 0 changes it."""
     other = (
         result.selected is not None
         and result.key.arm not in BASELINES
@@ -132,10 +121,11 @@ def chosen_arm(result: CellResult, config: TrainConfig) -> str:
 def _reference(
     i: int, results: Sequence[CellResult], configs: Sequence[TrainConfig], plan: Plan
 ) -> int | None:
-    """Number of a cell's reference: the baseline of its column with its weight decay, data set and model.
+    """Return the index of a cell's reference, the baseline of its column with its fields.
 
-    Of several (a row for each precision, say) the one that differs from the cell in the fewest fields that count
-    (`differing`), then in the fewest of all, then the one that the study lists first.
+    It has the same weight decay, data set and model. Among several (a row for each precision, say)
+    it is the one that differs from the cell in the fewest fields that count (`differing`), then in
+    the fewest of all, then the one that the study lists first.
     """
     key, config = results[i].key, configs[i]
     if key.arm in BASELINES:
@@ -162,10 +152,10 @@ def _reference(
 
 
 def differing(i: int, reference: int, configs: Sequence[TrainConfig], plan: Plan) -> list[str]:
-    """The fields in which a cell differs from its reference beside its arm and the arm's own.
+    """Return the fields in which a cell differs from its reference, beside the arm's own.
 
-    Neither counts what the reference's training does not read, nor what the row names as its control, nor what both
-    cells search by the same axis.
+    Neither counts what the reference's training does not read, nor what the row names as its
+    control, nor what both cells search by the same axis.
     """
     ours, theirs = canonical(configs[i]), canonical(configs[reference])
     read = active_fields(configs[reference]) - {"seed", "classifier", "regularisers", "tree_hash"}
@@ -188,11 +178,11 @@ def why_no_test(
     configs: Sequence[TrainConfig],
     plan: Plan,
 ) -> str:
-    """Why a cell gets no confirmatory test; empty where it gets one.
+    """Return the reason why a cell gets no confirmatory test; empty where it gets one.
 
-    "is the reference", "no reference", "reference differs in " and fields, "is " and another arm, or what is wrong
-    with the cell, or (after "reference: ") with its reference: "incomplete", "chosen on these same seeds", "chosen on
-    the test set", "epoch chosen on the test set", "n < 3".
+    "is the reference", "no reference", "reference differs in " and fields, "is " and another arm,
+    or a problem of the cell, or (after "reference: ") of its reference: "incomplete", "chosen on
+    these same seeds", "chosen on the test set", "epoch chosen on the test set", "n < 3".
     """
     reference, study = references[i], plan.study
     if reference is None:
@@ -207,12 +197,12 @@ def why_no_test(
 
 
 def unfit(result: CellResult, study: Study) -> str:
-    """The first of a cell's `doubts`; empty where there is none."""
+    """Return the first of a cell's `doubts`; empty where there is none."""
     return next(iter(doubts(result, study)), "")
 
 
 def doubts(result: CellResult, study: Study) -> list[str]:
-    """What keeps a cell's numbers from being compared fairly, as phrases."""
+    """List the reasons against a fair comparison of a cell's numbers, as phrases."""
     few = f"n < {LEAST_SEEDS}" if len(result.records) < LEAST_SEEDS else ""
     epoch = "epoch chosen on the test set" if study.accuracy == "oracle" else ""
     return [
@@ -223,7 +213,7 @@ def doubts(result: CellResult, study: Study) -> list[str]:
 
 
 def _chosen(result: CellResult, study: Study) -> str:
-    """What the shown numbers were chosen on, where that spoils a test of them: the best of many looks better."""
+    """Return the choice that flatters the shown numbers, because the best of many looks better."""
     if not result.chosen_on_these:
         return ""
     return "chosen on the test set" if study.rule == "oracle" else "chosen on these same seeds"
@@ -257,59 +247,3 @@ def hierarchical(records: Sequence[Record], study: Study) -> dict[str, float | N
     severities = [s.test_mistake_severity for s in scores if s.test_mistake_severity is not None]
     names = ("super_accuracy", "super_std", "mistake_severity", "severity_std")
     return dict(zip(names, (*mean_and_spread(above), *mean_and_spread(severities)), strict=True))
-
-
-class ImageIntervals:
-    """Intervals over test images, from predictions that are read once per trial."""
-
-    def __init__(self, study: Study, found: LoadedRecords) -> None:
-        self.study, self.found = study, found
-        self.read: dict[str, Predicted | None] = {}
-
-    def interval(self, result: CellResult, reference: CellResult) -> tuple[float, float] | None:
-        """Bounds of the difference in accuracy, in points; None where it cannot be given.
-
-        Where test accuracy chose between candidates, an interval over these images would hide that: none.
-        """
-        cells = (result.cell, reference.cell)
-        if self.study.rule == "oracle" and any(len(cell.candidates) > 1 for cell in cells):
-            return None
-        ours, theirs = (self._predicted(r.records) for r in (result, reference))
-        if ours is None or theirs is None or not np.array_equal(ours[1], theirs[1]):
-            return None
-        seed = seed_of(*(name for cell in cells for name in cell.key))
-        return paired_bootstrap(_right(*ours), _right(*theirs), seed=seed)
-
-    def _predicted(self, records: Sequence[Record]) -> Predicted | None:
-        """What some networks predict, if all of them were given the same images."""
-        found = []
-        for record in records:
-            if record.identity not in self.read:
-                self.read[record.identity] = self._stored(record)
-            found.append(self.read[record.identity])
-        of_all = [of_one for of_one in found if of_one is not None]
-        if not of_all or len(of_all) < len(found):
-            return None
-        labels = of_all[0][1]
-        if any(not np.array_equal(labels, others) for _, others in of_all):
-            return None
-        return np.stack([predictions for predictions, _ in of_all]), labels
-
-    def _stored(self, record: Record) -> Predicted | None:
-        """Predictions and labels of one trial, at the epoch that the study reports."""
-        try:
-            arrays = read_arrays(record, self.found.paths[record.identity])
-        except UserError:
-            return None
-        predictions, labels = (
-            arrays.get(PREDICTIONS.get(self.study.accuracy, "")),
-            arrays.get("labels"),
-        )
-        if predictions is None or labels is None or predictions.shape != labels.shape:
-            return None
-        return predictions, labels
-
-
-def _right(predictions: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Bools:
-    right: Bools = predictions == labels
-    return right

@@ -1,4 +1,4 @@
-"""Statistics of a table: intervals and Welch's test over seeds, Holm's correction, a bootstrap over test images.
+"""Statistics of a table: intervals, Welch's test, Holm's correction, bootstrap.
 
 NumPy and `scipy.special` alone: importing `scipy.stats` takes longer than rendering a table.
 """
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from scipy import special
 
 LEAST_SEEDS = 3
-"""Fewest seeds for an interval or a test: two give a spread with one degree of freedom, which says next to nothing."""
+"""Fewest seeds for an interval or a test: two give a spread with one degree of freedom, which says
+next to nothing."""
 LEVEL = 0.95
 """Confidence of every interval."""
 RESAMPLES = 10_000
@@ -47,10 +48,10 @@ class Comparison:
 
 
 def t_interval(values: Samples, level: float = LEVEL) -> tuple[float, float] | None:
-    """Student's t interval of the mean.
+    """Compute Student's t interval of the mean.
 
     Returns:
-        Its bounds; None below three values, and where all are equal: no spread is seen, so none can be stated.
+        Its bounds; None below three values, and where all are equal, because no spread is seen.
     """
     if len(values) < LEAST_SEEDS:
         return None
@@ -71,14 +72,16 @@ def within(
 
 
 def welch(a: Samples, b: Samples) -> Comparison | None:
-    """Welch's t test of two arms over their seeds (Welch 1947), which assumes no equal variances.
+    """Compare two arms over their seeds by Welch's t test (Welch 1947).
 
-    Seeds do not pair the arms: trials of one seed see the same batches and start from the same backbone, but train
-    by another loss or classifier, and nothing shows that two of a seed still share their noise at the end. A paired
-    test would halve the degrees of freedom on that hope; if they do share it, this test errs less often than it says.
+    It does not assume equal variances. Seeds do not pair the arms: trials of one seed see the same
+    batches and start from the same backbone, but train by another loss or classifier, and nothing
+    shows that two trials of a seed still share their noise at the end. A paired test would halve
+    the degrees of freedom on that hope; if they do share it, this test errs less often than it
+    states.
 
-    Where all of `a` are equal and all of `b` too, there is no spread to measure a difference by: equal means
-    give p = 1, different ones no p.
+    Where all of `a` are equal and all of `b` too, there is no spread to measure a difference by:
+    equal means give p = 1, different ones no p.
 
     Returns:
         The comparison; None unless both have at least three values.
@@ -100,7 +103,7 @@ def welch(a: Samples, b: Samples) -> Comparison | None:
 
 
 def _moments(values: Samples) -> tuple[float, float]:
-    """Mean and sample variance; the variance of equal values is exactly 0, that of one value counts as 0."""
+    """Return mean and sample variance, exactly 0 for equal values, and 0 for one value."""
     if min(values) == max(values):
         return float(values[0]), 0.0
     mean = math.fsum(values) / len(values)
@@ -108,13 +111,14 @@ def _moments(values: Samples) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment (Holm 1979), which holds whatever the dependence of the tests.
+    """Adjust p-values by Holm's step-down method (Holm 1979), valid under any dependence.
 
     Args:
         p_values: a family's p-values; None where there is no test, which does not count.
 
     Returns:
-        Adjusted p-values in the same order: those at most α are rejected at a familywise error rate of α.
+        Adjusted p-values in the same order: those at most α are rejected at a familywise error rate
+        of α.
     """
     ranked = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -128,7 +132,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def confirmatory(
     pairs: Sequence[tuple[Samples, Samples] | None],
 ) -> tuple[list[Comparison | None], list[float | None]]:
-    """The tests of one table: Welch's for every cell against its reference, then Holm's over them all.
+    """Test every cell of a table against its reference by Welch, then adjust by Holm.
 
     Args:
         pairs: for every cell its accuracies and its reference's; None for a cell that gets no test.
@@ -143,11 +147,11 @@ def confirmatory(
 def paired_bootstrap(
     right_a: Bools, right_b: Bools, *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """95% percentile interval of a difference in accuracy over test sets like this one, for these very networks.
+    """Compute a 95% percentile interval of a difference in accuracy over similar test sets.
 
-    Images are drawn with replacement, the same for both arms; the networks stay as they are. Only how many
-    images show which difference matters, so that a resample is one multinomial draw over the distinct
-    differences: the same distribution as drawing images, without drawing them.
+    Images are drawn with replacement, the same for both arms; the networks stay as they are. Only
+    how many images show which difference matters, so that a resample is one multinomial draw over
+    the distinct differences: the same distribution as drawing images, without drawing them.
 
     Args:
         right_a: whether a network is right on an image, ``(networks, images)``.
@@ -173,5 +177,5 @@ def paired_bootstrap(
 
 
 def seed_of(*names: str) -> int:
-    """A seed that depends on some names alone: what is drawn for a table is drawn again when it is rendered anew."""
+    """Return a seed that depends on some names alone, so that a table's draws are repeatable."""
     return int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8])

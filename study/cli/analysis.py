@@ -41,7 +41,7 @@ def compare(
     """Compare two arms of a study wherever they differ in nothing else. Explores; tests nothing."""
     from study.analysis.arm_comparison import compare_frame
     from study.cli.terminal_tables import print_parts
-    from study.reporting.tables import interval, signed
+    from study.reporting.cell_text import interval, signed
     from study.state.results import StudyResults
 
     load_plugins(plugin)
@@ -92,7 +92,8 @@ def importance(
     from dh2l.errors import UserError
     from study.analysis.search_analysis import importance_frame, pareto_frame, response_frame
     from study.cli.terminal_tables import print_parts
-    from study.reporting.tables import RULES, number
+    from study.reporting.cell_text import number
+    from study.reporting.statements import RULES
     from study.state.results import StudyResults
 
     load_plugins(plugin)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from study.execution.display import Tracker
     from study.execution.run import RunOutcome
     from study.execution.shards import Shard
-    from study.reporting.tables import Page
+    from study.reporting.page import Page
     from study.state.study_state import StudyState
 
 
@@ -165,7 +165,7 @@ def _close(tracker: "Tracker", outcome: "RunOutcome") -> None:
 def _print(page: "Page") -> None:
     """Print the table: folded on a terminal, as Markdown elsewhere."""
     from study.cli.terminal_tables import print_page
-    from study.reporting.tables import to_markdown
+    from study.reporting.page import to_markdown
 
     out.print()
     if out.is_terminal:
@@ -177,7 +177,7 @@ def _print(page: "Page") -> None:
 
 def _saved(outcome: "RunOutcome", page: "Page", places: Places) -> dict[str, Path]:
     """Save what a run leaves beside its records; return the table's files."""
-    from study.reporting.tables import save
+    from study.reporting.page import save
     from study.state.changes import note_wanted
 
     state = outcome.results.state

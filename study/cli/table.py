@@ -37,21 +37,22 @@ def table(
 ) -> None:
     """Print the accuracy table of a study, complete or not, and save it with the results."""
     from study.cli.terminal_tables import print_page
-    from study.reporting import tables
+    from study.reporting.page import save, to_markdown
+    from study.reporting.tables import render
     from study.spec.study_file import claim_name
     from study.state.results import StudyResults
 
     load_plugins(plugin)
     places = Places.of(results, data)
     state = load_state(study, set_, places, check_arrays=True)
-    page = tables.render(StudyResults(state))
+    page = render(StudyResults(state))
     if places.trials.exists():
         with suppress(OSError):  # read-only results can still be read
             claim_name(state.plan.file, places)
-            tables.save(page, places.table(state.plan.name))
+            save(page, places.table(state.plan.name))
     if csv:
         out.print(page.frame.to_csv(index=False), end="", markup=False)
     elif kind == "terminal" or (kind == "auto" and out.is_terminal):
         print_page(page)
     else:
-        out.print(tables.to_markdown(page), end="", markup=False)
+        out.print(to_markdown(page), end="", markup=False)

@@ -10,7 +10,7 @@ from rich.text import Text
 from study.cli.console import MAX_WIDTH, out, print_table
 
 if TYPE_CHECKING:
-    from study.reporting.tables import Page
+    from study.reporting.page import Page
 
 KEYS = ("metric", "arm", "column")
 """Columns that say which row it is: every part of a folded table begins with them."""
@@ -55,7 +55,7 @@ def print_parts(*parts: str | list[list[str]]) -> None:
 
     A terminal shows folded tables, everything else gets Markdown.
     """
-    from study.reporting.tables import pipe_table
+    from study.reporting.page import pipe_table
 
     for number, part in enumerate(parts):
         if number:

@@ -1,4 +1,4 @@
-"""A study's results in the formats that papers, notebooks and other programs take."""
+"""Exports of a study's results as files of several formats."""
 
 import io
 import json
@@ -11,7 +11,8 @@ from dh2l.errors import UserError, unknown_name_message
 from study.analysis.frames import FRAMES
 from study.formats import ExportFormat, FrameKind
 from study.reporting.latex import Look, to_latex
-from study.reporting.tables import Page, render, to_markdown
+from study.reporting.page import Page, to_markdown
+from study.reporting.tables import render
 from study.state.results import StudyResults
 
 FRAME_FORMATS = ("csv", "json", "parquet")
@@ -26,14 +27,15 @@ def exported(
     table: str | None = None,
     look: Look | None = None,
 ) -> bytes:
-    """A study's results as a file's content.
+    """Return a study's results as a file's content.
 
     Args:
         results: the study's.
-        kind: `md`, `latex` and `html` are the rendered tables; `csv`, `json` and `parquet` a tidy frame.
-        of: which frame: of the `cells`, the `trials` or the `epochs`.
+        kind: `md`, `latex` and `html` are the rendered tables; `csv`, `json` and `parquet` a tidy
+            frame.
+        of: the frame: `cells`, `trials` or `epochs`.
         table: the name of the one table that is rendered; default: all.
-        look: how LaTeX is set.
+        look: the layout of LaTeX.
 
     Raises:
         UserError: the study has no such table.
@@ -52,7 +54,7 @@ def exported(
 
 
 def to_html(page: Page) -> str:
-    """The tables as one page that needs nothing else: a report without its figures."""
+    """Render the tables as one self-contained page: a report without its figures."""
     from study.reporting.html import tables_page
 
     return tables_page(page)
@@ -87,7 +89,7 @@ def _native(value: Any) -> Any:
 
 
 def _uniform(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns of one type each: a field with words and numbers becomes text, as Parquet has no other way."""
+    """Give each column one type: a field with words and numbers becomes text, for Parquet."""
     mixed = [
         name
         for name in frame

@@ -1,7 +1,7 @@
-r"""LaTeX tables of a study, to be read by ``\input``.
+r"""LaTeX tables of a study, for ``\input``.
 
-to_latex(render(results), "my-study")                                      # floats, as wide as a column
-to_latex(render(results), "my-study", Look(style="wide", bold=True))       # across both columns of a paper
+to_latex(render(results), "my-study")                                 # floats, one column wide
+to_latex(render(results), "my-study", Look(style="wide", bold=True))  # across both columns
 """
 
 import re
@@ -10,23 +10,10 @@ from dataclasses import dataclass, field, replace
 import jinja2
 
 from study.formats import LatexStyle
-from study.reporting.tables import MINUS, Page, Table
+from study.reporting.cell_text import MINUS
+from study.reporting.latex_text import WEIGHT, tex
+from study.reporting.page import Page, Table
 
-_ESCAPED = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
-    "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "→": r"$\to$", "λ": r"$\lambda$", "θ": r"$\theta$",
-    "φ": r"$\varphi$", "ε": r"$\varepsilon$", "δ": r"$\delta$", "ρ": r"$\rho$", "‖": r"$\Vert$",
-}  # fmt: skip
-_GREEK = (
-    "αalpha βbeta γgamma ζzeta ηeta ιiota κkappa μmu νnu ξxi πpi σsigma τtau υupsilon χchi ψpsi ωomega "
-    "ΓGamma ΔDelta ΘTheta ΛLambda ΞXi ΠPi ΣSigma ΦPhi ΨPsi ΩOmega"
-)
-_ESCAPED |= {word[0]: rf"$\{word[1:]}$" for word in _GREEK.split()}
-_METRIC = re.compile(r"D('?)_(?:(cos)\((AM|GM|HM)\)|(AM|GM|HM)(cos)?|(h)\^(ter|bin))")
-"""The paper's names of its own metrics, as in `dh2l.registry.entries.METRICS`."""
-_WEIGHT = re.compile(r"\blambda_(\w+)")
-"""A weight, e.g. ``lambda_c1``."""
 _NUMBER = re.compile(
     rf"([+{MINUS}]?)(\d+)\.(\d+)(?: ± (\d+)\.(\d+))?((?: \(n=\d+\))?(?: \[\d+\])*)"
 )
@@ -45,11 +32,11 @@ P = "p (Holm)"
 
 @dataclass(frozen=True)
 class Look:
-    """How tables are set.
+    """Layout of tables.
 
     Attributes:
-        style: `tabular`, a float as wide as a column; `wide`, a float across both columns of a two-column paper;
-            `longtable`, which breaks where a page ends, for one column.
+        style: `tabular`, a float as wide as a column; `wide`, a float across both columns of a
+            two-column paper; `longtable`, which breaks where a page ends, for one column.
         bold: whether the best value of a column is bold.
         siunitx: whether columns of numbers are siunitx's, aligned at the point.
     """
@@ -72,9 +59,10 @@ class _Sheet:
     Attributes:
         name: of its label.
         columns: the letters of its columns.
-        groups: of a line above the header: text, first and last column, counted from 1; may be empty.
+        groups: of a line above the header: text, first and last column, counted from 1; may be
+            empty.
         header: LaTeX.
-        rows: likewise.
+        rows: LaTeX.
         notes: sentences below it.
         size: command that sets the size of the letters.
     """
@@ -90,19 +78,26 @@ class _Sheet:
 
 
 def to_latex(page: Page, name: str, look: Look | None = None) -> str:
-    r"""The tables for ``\input``, with booktabs rules.
+    r"""Render the tables for ``\input``, with booktabs rules.
 
     Args:
         page: the tables.
         name: the study's: labels are ``tab:NAME-accuracy`` and the like.
-        look: how they are set.
+        look: their layout.
     """
     look = look or Look()
     environment = jinja2.Environment(  # noqa: S701 LaTeX is escaped by its own filter
-        loader=jinja2.PackageLoader("study.reporting"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
-        block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>",
-        comment_start_string="<#", comment_end_string="#>", trim_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("study.reporting"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
     environment.filters["tex"] = tex
     label = re.sub(r"[^A-Za-z0-9.+-]", "-", name)
     sheets = [_sheet(table, page, look) for table in page.tables]
@@ -111,50 +106,8 @@ def to_latex(page: Page, name: str, look: Look | None = None) -> str:
     )
 
 
-def tex(text: str) -> str:
-    """A text for LaTeX; names of metrics and weights become formulas."""
-    whole = ""
-    end = 0
-    for found in sorted(
-        [*_METRIC.finditer(text), *_WEIGHT.finditer(text)], key=lambda match: match.start()
-    ):
-        formula = _formula(found) if found.re is _METRIC else _weight(found[1])
-        whole += _escaped(text[end : found.start()]) + f"${formula}$"
-        end = found.end()
-    whole += _escaped(text[end:])
-    return (
-        "{}" + whole if whole.startswith(("[", "*")) else whole
-    )  # after a line's end both would be read as its own
-
-
-def _escaped(text: str) -> str:
-    return "".join(_ESCAPED.get(letter, letter) for letter in text)
-
-
-def _weight(name: str) -> str:
-    r"""``e`` as ``\lambda_{e}``, a longer word upright."""
-    plain = name.replace("_", r"\_")
-    return (
-        rf"\lambda_{{{plain}}}"
-        if re.fullmatch(r"[a-z]\d?", name)
-        else rf"\lambda_{{\mathrm{{{plain}}}}}"
-    )
-
-
-def _formula(metric: re.Match[str]) -> str:
-    r"""``D'_cos(AM)`` as ``D'_{\cos(\mathrm{AM})}``."""
-    prime, around, inside, mean, cosines, discrete, digits = (
-        part or "" for part in metric.groups()
-    )
-    if around:
-        return rf"D{prime}_{{\cos(\mathrm{{{inside}}})}}"
-    if discrete:
-        return rf"D{prime}_h^{{\mathrm{{{digits}}}}}"
-    return rf"D{prime}_{{\mathrm{{{mean}}}{chr(92) + 'cos' if cosines else ''}}}"
-
-
 def _sheet(table: Table, page: Page, look: Look) -> _Sheet:
-    """A table's LaTeX: as narrow as it can be without losing anything."""
+    """Lay out a table's LaTeX as narrow as possible without losing anything."""
     table = _reasons_below(_without_constants(table, page))
     marked = (
         [f"[{i}] {note}" for i, note in enumerate(page.notes, 1)]
@@ -192,7 +145,7 @@ def _sheet(table: Table, page: Page, look: Look) -> _Sheet:
 
 
 def _without_constants(table: Table, page: Page) -> Table:
-    """The table without what every row repeats: n, which the caption has, an only column's name, empty columns."""
+    """Remove what every row repeats: n, which the caption has, a single column's name, blanks."""
     n = set(page.frame["n"])
     if len(n) > 1 or n == {0}:
         spare = set[str]()
@@ -213,7 +166,7 @@ def _without_constants(table: Table, page: Page) -> Table:
 
 
 def _reasons_below(table: Table) -> Table:
-    """The table with a letter in place of each reason for which there is no test, explained in a note."""
+    """Replace each reason for which there is no test by a letter, explained in a note."""
     if P not in table.header:
         return table
     place = table.header.index(P)
@@ -233,7 +186,7 @@ def _nth_letter(i: int) -> str:
 
 
 def _best(table: Table, columns: list[tuple[str, ...]], numeric: set[int]) -> set[tuple[int, int]]:
-    """Find the best values as they are shown, per column of the study; equal values are all best."""
+    """Find the best values as shown, per column of the study; equal values are all best."""
     of_study = columns[table.header.index("column")] if "column" in table.header else None
     best = set()
     for j in numeric:
@@ -255,7 +208,7 @@ def _value(number: re.Match[str]) -> float:
 
 
 def _letters(column: tuple[str, ...]) -> str:
-    """The siunitx column that holds some numbers."""
+    """Return the siunitx column that fits some numbers."""
     found = [match for match in map(_NUMBER.fullmatch, column) if match]
     before = max(len(match[2]) for match in found)
     decimals = max(len(match[3]) for match in found)
@@ -279,7 +232,7 @@ def _cell(text: str, *, bold: bool, aligned: bool) -> str:
 
 
 def _grouped(table: Table) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """A line above the header, where three columns share the name of one: ours, the paper's, the difference."""
+    """Return a line above the header, where three columns share a name, and the short header."""
     groups, header = [], list(table.header)
     for i, name in enumerate(table.header[:-2]):
         if table.header[i + 1 : i + 3] == [f"paper, {name}", f"difference, {name}"]:
@@ -289,12 +242,12 @@ def _grouped(table: Table) -> tuple[list[tuple[str, int, int]], list[str]]:
 
 
 def _size(table: Table, look: Look) -> tuple[str, bool]:
-    """The largest letters with which a table fits a one-column page, and whether it does.
+    """Return the largest letters with which a table fits a one-column page, and whether it fits.
 
-    What is scaled has no need of the smallest.
+    What is scaled does not need the smallest.
     """
     columns = list(zip(*[_grouped(table)[1], *table.rows], strict=True))
-    digits = sum(max(len(_WEIGHT.sub("λe", text)) for text in column) for column in columns)
+    digits = sum(max(len(WEIGHT.sub("λe", text)) for text in column) for column in columns)
     sizes = _SIZES if look.style == "longtable" else _SIZES[:-1]
     for size, width in sizes:
         if digits * width + _GAP * (len(columns) - 1) <= _WIDTH:

@@ -20,7 +20,8 @@ from study.analysis.learning_curves import curve_epochs
 from study.records.arrays import read_arrays
 from study.records.paths import Places
 from study.records.record import Record
-from study.reporting.tables import Page, render, to_markdown
+from study.reporting.page import Page, to_markdown
+from study.reporting.tables import render
 from study.spec.plan import Plan
 from study.state.remaining import missing_trials
 from study.state.results import StudyResults

@@ -145,7 +145,7 @@ def cell_tags_by_trial(trials: pd.DataFrame) -> dict[str, dict[str, str]]:
     tags = {}
     for identity, rows in trials.groupby("trial", sort=False):
         of_trial = {name: "; ".join(dict.fromkeys(rows[name])) for name in ("row", "column")}
-        of_trial["shown"] = "yes" if rows["shown"].any() else "no"
+        of_trial["in_table"] = "yes" if rows["in_table"].any() else "no"
         tags[str(identity)] = of_trial
     return tags
 

@@ -129,7 +129,7 @@ def _curves(plan: Plan) -> ViewState:
     charts = [
         LINE_CHART | {"metricKey": name, "selectedMetricKeys": [name]} for name in CURVE_METRICS
     ]
-    query = f"{_of(plan)} AND tags.shown = 'yes'"
+    query = f"{_of(plan)} AND tags.in_table = 'yes'"
     keys = [{"mode": mode, "groupByData": name} for mode, name in groups]
     state = _charts(query, "test_accuracy", charts, columns=len(charts))
     return state | {

@@ -31,7 +31,8 @@ from study.records.arrays import arrays_path
 from study.records.paths import Places
 from study.records.record import Record
 from study.records.store import RecordStore
-from study.reporting.tables import render, to_markdown
+from study.reporting.page import to_markdown
+from study.reporting.tables import render
 from study.spec.plan import Plan
 from study.state.load import read_state
 from study.state.results import StudyResults
@@ -644,14 +645,14 @@ def test_a_trial_s_tags_follow_what_the_table_shows(tmp_path: Path, tracked: Pla
         StudyResults(file(tracked, plan, *(done(config, 90, 20) for config in old))), tracked
     )
     shown = {run.data.tags["dh2l.key"]: run.data.tags for run in runs(tracked, "trial")}
-    assert {shown[config.identity]["shown"] for config in old} == {"no"}
+    assert {shown[config.identity]["in_table"] for config in old} == {"no"}
     second = candidate_configs(plan, 2)[1]
-    assert {shown[config.identity]["shown"] for config in second} == {"yes"}
+    assert {shown[config.identity]["in_table"] for config in second} == {"yes"}
     assert {(tags["row"], tags["column"]) for tags in shown.values()} == {
         ("baseline+l2", "digits"),
         ("cosine", "digits"),
     }
-    assert {shown[config.identity]["shown"] for config in new} == {"no"}
+    assert {shown[config.identity]["in_table"] for config in new} == {"no"}
 
 
 def test_a_trial_that_two_rows_share_carries_both(tmp_path: Path, tracked: Places) -> None:

@@ -24,7 +24,8 @@ from study.records.store import RecordStore
 from study.reporting.export import exported
 from study.reporting.html import report_html
 from study.reporting.latex import Look
-from study.reporting.tables import render, to_markdown
+from study.reporting.page import to_markdown
+from study.reporting.tables import render
 from study.state.load import open_study, open_study_to_run
 from study.state.results import StudyResults
 from study.state.study_state import StudyState

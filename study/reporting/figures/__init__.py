@@ -1,4 +1,7 @@
-"""The pictures of a report, by Matplotlib, from tidy frames; each function makes one figure."""
+"""Figures of a report, drawn by Matplotlib from tidy frames.
+
+Each function makes one figure.
+"""
 
 from study.reporting.figures.class_vectors import cosine_levels, cosine_maps
 from study.reporting.figures.comparison import compared, forest, responses

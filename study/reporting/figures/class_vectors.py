@@ -33,9 +33,10 @@ HEIGHT_LOOKS = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "^"), (DARK, "D"))
 
 @our_style()
 def cosine_maps(maps: Sequence[tuple[str, str, ClassTree, Floats]]) -> Figure:
-    """Cosines of all pairs of class vectors, a map for each cell, on one scale that is symmetric about 0.
+    """Draw the cosines of all pairs of class vectors, a map for each cell.
 
-    Classes stand in the order of the tree, and squares frame the nodes of its levels. The diagonal is left blank.
+    One scale is symmetric about 0. Classes are in the order of the tree, and squares frame the
+    nodes of its levels. The diagonal is left blank.
 
     Args:
         maps: row, arm, class tree and cosines ``(n_classes, n_classes)`` of each.
@@ -71,9 +72,12 @@ def cosine_maps(maps: Sequence[tuple[str, str, ClassTree, Floats]]) -> Figure:
 
 
 def _limit(matrices: Sequence[Floats]) -> float:
-    """Where the scale ends: it leaves out one pair in two hundred, and is a round number."""
-    largest = max(float(np.quantile(np.abs(m[np.triu_indices_from(m, k=1)]), 0.995)) if len(m) > 1 else 0
-                  for m in matrices)  # fmt: skip
+    """Return the end of the scale, a round number that excludes one pair in two hundred."""
+    largest = 0.0
+    for matrix in matrices:
+        pairs = np.abs(matrix[np.triu_indices_from(matrix, k=1)])
+        if len(pairs):
+            largest = max(largest, float(np.quantile(pairs, 0.995)))
     return min(1.0, max(0.1, math.ceil(largest * 10) / 10))
 
 
@@ -84,7 +88,7 @@ def _square(start: int, stop: int) -> list[tuple[float, float]]:
 
 @our_style()
 def cosine_levels(frame: pd.DataFrame) -> Figure:
-    """For each cell of one column and each level the mean cosine over seeds, and where 90% of pairs lie.
+    """Draw the mean cosine over seeds for each cell and level, and the range of 90% of pairs.
 
     Args:
         frame: `study.analysis.class_vectors.angle_frame` of one column.

@@ -1,4 +1,4 @@
-"""What cells are compared by: a forest of differences, and scores against what was searched."""
+"""Figures that compare cells: a forest of differences, and search responses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,16 +30,17 @@ MOST_TICKS = 6
 
 
 def compared(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The cells of an evidence frame that a forest shows: those with a difference from a reference."""
+    """Return the cells of an evidence frame with a difference from a reference."""
     return evidence[(evidence["reference"] != "") & evidence["difference"].notna()]
 
 
 @our_style()
 def forest(evidence: pd.DataFrame) -> Figure:
-    """Differences from the reference with their intervals, a panel for each column, cells in the table's order.
+    """Draw differences from the reference with their intervals, a panel for each column.
 
     Args:
-        evidence: `study.analysis.significance.evidence_frame`, of which `compared` cells are drawn.
+        evidence: `study.analysis.significance.evidence_frame`, of which `compared` cells are drawn,
+            in the table's order.
     """
     cells = compared(evidence)
     columns = list(dict.fromkeys(cells["column"]))
@@ -105,13 +106,15 @@ def _points(text: str, **how: Any) -> Line2D:
 def responses(
     frame: pd.DataFrame, sampled: Mapping[str, bool], arms: Sequence[str], score: str
 ) -> Figure:
-    """Scores of one column's candidates against the values of each axis, a panel for each axis and row.
+    """Draw scores of one column's candidates against values, a panel for each axis and row.
 
     Args:
-        frame: `study.analysis.search_analysis.response_frame` of one column, where there is a score.
-        sampled: the axes whose values are drawn from a range, and whether by their logarithm; the others list theirs.
+        frame: `study.analysis.search_analysis.response_frame` of one column, where there is a
+            score.
+        sampled: the axes whose values are drawn from a range, and whether by their logarithm; the
+            others list theirs.
         arms: all arms of the study.
-        score: what the rule compares, with its unit.
+        score: the name of what the rule compares, with its unit.
     """
     keys = list(dict.fromkeys(zip(frame["axis"], frame["row"], strict=True)))
     figure, grid = panels(len(keys), height=1.6, share_x=False)
@@ -177,10 +180,11 @@ def _scale(axes: Axes, values: list[Any], drawn_by_logarithm: bool | None) -> An
     Args:
         axes: the panel.
         values: of all candidates.
-        drawn_by_logarithm: whether they are drawn from a range by their logarithm; None where the study lists them.
+        drawn_by_logarithm: whether they are drawn from a range by their logarithm; None where the
+            study lists them.
 
     Returns:
-        The function from a value to its place.
+        The function from a value to its position.
     """
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < len(values):
@@ -207,7 +211,7 @@ def _scale(axes: Axes, values: list[Any], drawn_by_logarithm: bool | None) -> An
 
 
 def _round(positive: list[float]) -> list[float]:
-    """Round values to stand below an axis: the decades among some values, or where these are few finer steps."""
+    """Return round values for an axis: decades, or finer steps where these are few."""
     low, high = min(positive), max(positive)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5), (1, 2, 3, 5, 7)):

@@ -1,4 +1,4 @@
-"""Learning curves, and how far the constraints between spheres are violated, over epochs."""
+"""Learning curves and violations of constraints, over epochs."""
 
 from collections.abc import Sequence
 
@@ -34,12 +34,14 @@ VIOLATIONS = {
 
 @our_style()
 def learning_curves(frame: pd.DataFrame, metric: str, unit: str, arms: Sequence[str]) -> Figure:
-    """One metric over epochs, mean and band over seeds: a panel for each row of one column, baselines in all of them.
+    """Draw one metric over epochs, mean and band over seeds, a panel for each row.
+
+    The baselines of the column are in all panels.
 
     Args:
         frame: `study.analysis.learning_curves.curve_frame` of one column.
         metric: its name in the history.
-        unit: what the upright axis says.
+        unit: the label of the upright axis.
         arms: all arms of the study.
     """
     part = frame[frame["metric"] == metric]
@@ -66,7 +68,7 @@ def learning_curves(frame: pd.DataFrame, metric: str, unit: str, arms: Sequence[
 
 @our_style()
 def violation_curves(frame: pd.DataFrame, arms: Sequence[str]) -> Figure:
-    """The mean violation of each constraint over epochs, a line for each cell of one column that has some.
+    """Draw the mean violation of each constraint over epochs, a line for each cell.
 
     Args:
         frame: `study.analysis.learning_curves.curve_frame` of one column.

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers tell apart, text as text, the same bytes every time."""
+"""Style of all figures, distinguishable without colour, reproducible as bytes."""
 
 import io
 import re
@@ -36,7 +36,7 @@ GREY, PALE, DARK = "#777777", "#bbbbbb", "#222222"
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: to search, to read aloud, and small
     "svg.hashsalt": "dh2l",
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that a figure is laid out alike everywhere
+    "font.family": "DejaVu Sans",  # comes with Matplotlib: the same layout everywhere
     "font.size": 7.5,
     "text.parse_math": False,  # a user's name may hold a dollar sign
     "axes.titlesize": 8,
@@ -68,7 +68,7 @@ SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn: told apart by colour, by dashes and by marker, each alone."""
+    """Style of an arm: colour, dashes and marker, each alone enough to distinguish it."""
 
     colour: str
     dashes: Literal["-"] | tuple[float, Sequence[float]]
@@ -99,19 +99,19 @@ LINES = (
 
 
 def look(arm: str, arms: Sequence[str]) -> Look:
-    """How an arm is drawn among all the arms of a study: ours alike in every report, others in their order."""
+    """Return the style of an arm: ours alike in every report, others in their order."""
     others = [name for name in dict.fromkeys(arms) if name not in LOOKS]
     return LOOKS[arm] if arm in LOOKS else OTHERS[others.index(arm) % len(OTHERS)]
 
 
 def label(row: str, arm: str) -> str:
-    """What a cell's line is called: its row, and its arm where the row's name does not say it."""
+    """Return the name of a cell's line: its row, and its arm unless the row's name has it."""
     return row if row == arm else f"{row}, {arm}"
 
 
 @contextmanager
 def our_style() -> Iterator[None]:
-    """Within it Matplotlib draws as our reports do, whatever its user has set; outside nothing changes."""
+    """Make Matplotlib draw as our reports do inside the context, whatever its user has set."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
@@ -121,7 +121,7 @@ def our_style() -> Iterator[None]:
 def panels(
     n: int, *, height: float = 1.45, share_x: bool = True, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of small multiples; `height` in inches is a panel's."""
+    """Make a figure of small multiples; `height` in inches is a panel's."""
     columns = min(PANELS_ACROSS, n)
     rows = -(-n // columns)
     figure = Figure(
@@ -142,7 +142,7 @@ def epochs_below(axes: Axes) -> None:
 
 
 def logarithmic(axes: Axes) -> None:
-    """A logarithmic upright axis with numbers written out, also where it spans less than a decade."""
+    """Make an upright axis logarithmic, with plain numbers, also within a decade."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -157,12 +157,12 @@ def legend(figure: Figure, handles: Sequence[Line2D], columns: int | None = None
 
 @our_style()
 def to_svg(figure: Figure, name: str, alternative: str) -> str:
-    """A figure as SVG to stand in a page: without fixed size, its ids starting with its name, read aloud as told.
+    """Render a figure as SVG for a page: no fixed size, ids that begin with its name.
 
     Args:
         figure: the figure.
         name: unique in the page, letters, digits and hyphens.
-        alternative: what a screen reader says.
+        alternative: the text for screen readers.
     """
     written = io.StringIO()
     with warnings.catch_warnings():
@@ -181,13 +181,14 @@ def to_svg(figure: Figure, name: str, alternative: str) -> str:
     points = float(width[1]) if width else 72 * figure.get_figwidth()
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None  # noqa: S101 Matplotlib always writes one
-    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" {box[0]}'
+    spaces = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg"'
+    opening = f"<svg {spaces} {box[0]}"
     opening += f' role="img" aria-label="{_attribute(alternative)}" style="--width: {points:.0f}pt"'
     return (opening + mark + rest).strip()
 
 
 def _own_ids(tag: str, name: str, referred: set[str]) -> str:
-    """A tag whose ids and references start with the figure's name; ids that nothing refers to are left out."""
+    """Prefix a tag's ids and references with the figure's name; drop unused ids."""
     tag = _ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in referred else "", tag)
     return re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag)
 

@@ -1,15 +1,16 @@
-"""One HTML page about a study: tables, figures, failures, provenance; needs no network and no script to be read."""
+"""HTML report of a study, readable without network or scripts."""
 
 import shlex
 from pathlib import Path
 
 from dh2l.io.files import write_atomically
-from study.reporting import tables
 from study.reporting.html.comparison_section import comparison_sections, statement, tables_section
 from study.reporting.html.figure_sections import picture_sections
 from study.reporting.html.findings import findings
 from study.reporting.html.page import Section, Text, render
 from study.reporting.html.trial_sections import trial_sections
+from study.reporting.page import Page
+from study.reporting.tables import render as render_tables
 from study.spec.plan import Plan
 from study.spec.study_file import shipped_studies
 from study.state.results import StudyResults
@@ -18,8 +19,8 @@ __all__ = ["report_html", "save_report", "tables_page"]
 
 
 def report_html(results: StudyResults) -> str:
-    """The page; the same records give the same bytes."""
-    page = tables.render(results)
+    """Render the page; the same records give the same bytes."""
+    page = render_tables(results)
     sections = [
         *comparison_sections(page),
         *picture_sections(results),
@@ -30,14 +31,13 @@ def report_html(results: StudyResults) -> str:
     )
 
 
-def tables_page(page: tables.Page) -> str:
-    """The tables alone, and what failed."""
-    failed = [
-        Section("failures", "Failed or diverged", [Text("\n".join(page.failures), verbatim=True)])
-    ]
-    return render(
-        page.title, page.statements, [tables_section(page), *failed * bool(page.failures)]
-    )
+def tables_page(page: Page) -> str:
+    """Render the tables alone, and the failures."""
+    sections = [tables_section(page)]
+    if page.failures:
+        failed = Text("\n".join(page.failures), verbatim=True)
+        sections.append(Section("failures", "Failed or diverged", [failed]))
+    return render(page.title, page.statements, sections)
 
 
 def save_report(results: StudyResults, folder: Path) -> Path:
@@ -52,7 +52,7 @@ def save_report(results: StudyResults, folder: Path) -> Path:
 
 
 def _command(plan: Plan) -> str:
-    """What to type to make the page again."""
+    """Return the command that makes the page again."""
     file = plan.file.document.path
     name = file.stem if file in shipped_studies().values() else file.name
     changed = [

@@ -1,22 +1,23 @@
-"""What a report says of the study as a whole, and its tables: the one place where tables become a page's."""
+"""Sections on the study as a whole, and its tables as blocks."""
 
 import pandas as pd
 
 from study.reporting.figures import compared, forest, to_svg
 from study.reporting.html.page import Block, Grid, Picture, Section, Text
-from study.reporting.tables import Page
+from study.reporting.page import Page
 from study.state.results import StudyResults
 
 FOREST_CAPTION = (
-    "Difference in test accuracy, in percentage points, from the baseline of the same column with the same weight "
-    "decay. Dot and thick line, over seeds: mean and Welch's 95% interval, of this cell alone and not adjusted for the "
-    "number of cells; an open dot has no interval (Table 2 says why). Thin line, over test images: bootstrap 95% "
-    "interval that takes the trained networks as fixed."
+    "Difference in test accuracy, in percentage points, from the baseline of the same column with "
+    "the same weight decay. Dot and thick line, over seeds: mean and Welch's 95% interval, of this "
+    "cell alone and not adjusted for the number of cells; an open dot has no interval (Table 2 "
+    "says why). Thin line, over test images: bootstrap 95% interval that takes the trained "
+    "networks as fixed."
 )
 
 
 def statement(results: StudyResults, page: Page) -> list[str]:
-    """What the whole page rests on: protocol, rule, seeds, n, data, commits, hardware, and how complete it is."""
+    """List the basis of the page: protocol, rule, seeds, n, data, commits, completeness."""
     states = ", ".join(f"{number} {state}" for state, number in results.state.counts.items())
     whole = [cell for cell in results.cells if not cell.problem]
     complete = (
@@ -28,12 +29,12 @@ def statement(results: StudyResults, page: Page) -> list[str]:
 
 
 def comparison_sections(page: Page) -> list[Section]:
-    """The tables and the forest of differences."""
+    """Build the tables and the forest of differences."""
     return [tables_section(page), _forest(page.frame)]
 
 
 def tables_section(page: Page) -> Section:
-    """The study's tables as blocks of a page."""
+    """Build the study's tables as blocks of a page."""
     marked = [f"[{i}] {note}" for i, note in enumerate(page.notes, 1)]
     blocks: list[Block] = [
         Grid(
@@ -48,7 +49,8 @@ def tables_section(page: Page) -> Section:
     if not page.frame["super_accuracy"].notna().any():
         blocks.append(
             Text(
-                "No super-class accuracy or mistake severity: no finished trial has a class tree above its classes."
+                "No super-class accuracy or mistake severity: no finished trial has a class tree "
+                "above its classes."
             )
         )
     return Section("tables", "Tables", blocks)

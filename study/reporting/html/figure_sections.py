@@ -11,8 +11,8 @@ from study.analysis.class_vectors import Floats, Trees, angle_frame, cosines
 from study.analysis.learning_curves import curve_frame, shown_arrays, without_arrays
 from study.analysis.search_analysis import importance_frame, pareto_frame, response_frame
 from study.reporting import figures
+from study.reporting.cell_text import number
 from study.reporting.html.page import Block, Grid, Picture, Section, Text
-from study.reporting.tables import number
 from study.spec.plan import Plan
 from study.state.results import StudyResults
 
@@ -49,29 +49,36 @@ def _learning(curves: pd.DataFrame, arms: Sequence[str]) -> Sequence[Block]:
     blocks: list[Block] = []
     for place, (column, part) in enumerate(_columns(curves)):
         metrics = set(part["metric"])
-        part_of_data = "validation" if "validation_accuracy" in metrics else "test"
-        drawn = [
-            (f"{part_of_data}_accuracy", f"{part_of_data.capitalize()} accuracy", "in percent", "accuracy, %"),
-            ("train_cross_entropy", "Training loss", "(its cross-entropy, the part that all arms share), in nats,",
-             "cross-entropy, nats"),
-        ]  # fmt: skip
-        drawn += [
-            (metric, "Cosine between classes of one parent", "(R_p under the metric cosine, whatever a trial's own)",
-             "mean cosine")
-            for metric in sorted(metrics)
-            if metric.startswith("cosine_r_p_")
-        ][-1:]  # fmt: skip
-        for metric, what, units, axis in drawn:
-            if metric in metrics:
-                caption = f"{what} {units} against epochs, {column}: mean over seeds{_band(part, metric)}. "
-                caption += (
-                    "A panel for each row of the table; the baselines, in grey, stand in each."
-                )
-                figure = figures.learning_curves(part, metric, axis, arms)
-                blocks.append(
-                    _picture(figure, f"curves-{place}-{metric}", f"{what}, {column}", caption)
-                )
+        for metric, what, units, axis in _curves_to_draw(metrics):
+            caption = (
+                f"{what} {units} against epochs, {column}: mean over seeds{_band(part, metric)}. "
+                "A panel for each row of the table; the baselines, in grey, stand in each."
+            )
+            figure = figures.learning_curves(part, metric, axis, arms)
+            blocks.append(
+                _picture(figure, f"curves-{place}-{metric}", f"{what}, {column}", caption)
+            )
     return blocks
+
+
+def _curves_to_draw(metrics: set[str]) -> list[tuple[str, str, str, str]]:
+    """Return the recorded metrics to draw: name, title, unit in words, label of the axis."""
+    part = "validation" if "validation_accuracy" in metrics else "test"
+    drawn = [
+        (f"{part}_accuracy", f"{part.capitalize()} accuracy", "in percent", "accuracy, %"),
+        (
+            "train_cross_entropy",
+            "Training loss",
+            "(its cross-entropy, the part that all arms share), in nats,",
+            "cross-entropy, nats",
+        ),
+    ]
+    of_classes = sorted(metric for metric in metrics if metric.startswith("cosine_r_p_"))
+    if of_classes:
+        units = "(R_p under the metric cosine, whatever a trial's own)"
+        title = "Cosine between classes of one parent"
+        drawn.append((of_classes[-1], title, units, "mean cosine"))
+    return [curve for curve in drawn if curve[0] in metrics]
 
 
 def _band(curves: pd.DataFrame, metric: str) -> str:
@@ -99,9 +106,9 @@ def _responses(results: StudyResults, arms: Sequence[str]) -> Sequence[Block]:
             else ""
         )
         caption = (
-            f"{what}, mean ± sample standard deviation over seeds, of every configuration against the "
-            f"values of each searched field, {column}. "
-            f"A panel for each field and row.{several} Circle: selected."
+            f"{what}, mean ± sample standard deviation over seeds, of every configuration against "
+            f"the values of each searched field, {column}. A panel for each field and "
+            f"row.{several} Circle: selected."
         )
         figure = figures.responses(part, drawn, arms, score)
         blocks.append(
@@ -111,20 +118,29 @@ def _responses(results: StudyResults, arms: Sequence[str]) -> Sequence[Block]:
 
 
 def _importance(results: StudyResults) -> Block:
-    """Which searched field explains the scores."""
+    """Tabulate the share of the scores that each searched field explains."""
     rows = [
-        (line["row"], line["arm"], line["column"], line["axis"], line["why_none"] or f"{line['importance']:.2f}",
-         str(line["candidates"]))
+        (
+            line["row"],
+            line["arm"],
+            line["column"],
+            line["axis"],
+            line["why_none"] or f"{line['importance']:.2f}",
+            str(line["candidates"]),
+        )
         for line in importance_frame(results).to_dict("records")
-    ]  # fmt: skip
-    caption = "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all noise too."
+    ]
+    caption = (
+        "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all "
+        "noise too."
+    )
     return Grid(
         caption, ("metric", "arm", "column", "field", "importance", "candidates"), rows, heads=4
     )
 
 
 def _front(results: StudyResults) -> list[Block]:
-    """The Pareto front, where a search has two objectives."""
+    """Build the Pareto front, where a search has two objectives."""
     searcher = results.study.searcher
     if searcher is None or len(searcher.objectives) < 2:
         return []
@@ -138,8 +154,11 @@ def _front(results: StudyResults) -> list[Block]:
             point["values"],
         )
         for point in pareto_frame(results).to_dict("records")
-    ]  # fmt: skip
-    caption = "Pareto front: the candidates of which no other has a higher score (percent) without more violation."
+    ]
+    caption = (
+        "Pareto front: the candidates of which no other has a higher score (percent) without more "
+        "violation."
+    )
     return [
         Grid(
             caption,
@@ -151,7 +170,7 @@ def _front(results: StudyResults) -> list[Block]:
 
 
 def _sampled(plan: Plan) -> dict[str, bool]:
-    """The fields whose values are drawn from a range, and whether by their logarithm."""
+    """Return the fields drawn from a range, and whether by their logarithm."""
     axes = [item for spec in plan.cell_configs for item in spec.axes.items()]
     return {key: axis.loguniform is not None for key, axis in axes if axis.values is None}
 
@@ -165,8 +184,9 @@ def _angles(results: StudyResults) -> Sequence[Block]:
     for place, (column, part) in enumerate(_columns(frame)):
         seeds = sorted({seed for seed, _ in maps[column]})
         caption = (
-            f"Cosines of all pairs of class vectors, {column}, of the trial with {listed('seed', seeds)}. Classes "
-            "stand in the order of the class tree; squares frame its nodes; the diagonal is left blank."
+            f"Cosines of all pairs of class vectors, {column}, of the trial with "
+            f"{listed('seed', seeds)}. Classes stand in the order of the class tree; squares frame "
+            "its nodes; the diagonal is left blank."
         )
         figure = figures.cosine_maps([one for _, one in maps[column]])
         blocks.append(
@@ -174,8 +194,9 @@ def _angles(results: StudyResults) -> Sequence[Block]:
         )
         seeds = sorted(set(part["seed"]))
         caption = (
-            f"The same by what two classes share in the tree, {column}, over {listed('seed', seeds)}: mean cosine, "
-            "and the range that holds 90% of the pairs, each averaged over seeds."
+            f"The same by what two classes share in the tree, {column}, over "
+            f"{listed('seed', seeds)}: mean cosine, and the range that holds 90% of the pairs, "
+            "each averaged over seeds."
         )
         blocks.append(
             _picture(
@@ -189,7 +210,7 @@ def _angles(results: StudyResults) -> Sequence[Block]:
 
 
 def _maps(results: StudyResults) -> dict[str, list[tuple[int, Map]]]:
-    """Of each column the cosines of its cells' first seeds, with the seed."""
+    """Return for each column the cosines of its cells' first seeds, with the seed."""
     maps: dict[str, list[tuple[int, Map]]] = {}
     drawn, trees = set(), Trees(results.plan)
     for result, record, arrays in shown_arrays(results.cells, results.found):
@@ -206,7 +227,8 @@ def _violations(curves: pd.DataFrame, arms: Sequence[str]) -> Sequence[Block]:
     if violating.empty:
         return [
             Text(
-                "No violations: no finished trial that the table shows has a hierarchical classifier."
+                "No violations: no finished trial that the table shows has a hierarchical "
+                "classifier."
             )
         ]
     blocks: list[Block] = []
@@ -220,8 +242,8 @@ def _violations(curves: pd.DataFrame, arms: Sequence[str]) -> Sequence[Block]:
             else "means over seeds"
         )
         caption = (
-            "Mean violation of each constraint, in units of vector length and whether penalised or not, against "
-            f"epochs, {column}: {spread}. "
+            "Mean violation of each constraint, in units of vector length and whether penalised "
+            f"or not, against epochs, {column}: {spread}. "
             + (
                 "A line for each cell with H or H0."
                 if few

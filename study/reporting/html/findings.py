@@ -7,8 +7,8 @@ import pandas as pd
 
 from study.analysis.frames import cells_of
 from study.analysis.significance import BASELINES
-from study.reporting.tables import interval as bounds
-from study.reporting.tables import p_value, signed
+from study.reporting.cell_text import interval as bounds
+from study.reporting.cell_text import p_value, signed
 
 LEVEL = 0.05
 """The largest p, after Holm's correction, at which a cell is said to differ."""
@@ -54,7 +54,7 @@ def findings(frame: pd.DataFrame) -> list[str]:
 
 
 def _namer(columns: int) -> Any:
-    """The function that names a cell: by its row and arm, and where there are several columns by these too."""
+    """Return the function that names a cell by row and arm, and by column if there are several."""
 
     def name(cell: dict[str, Any]) -> str:
         words = [cell["row"]] if cell["row"] == cell["arm"] else [cell["row"], cell["arm"]]
@@ -65,7 +65,7 @@ def _namer(columns: int) -> Any:
 
 
 def _untested(compared: Cells, name: Any) -> Iterable[str]:
-    """Which cells have no test, reason by reason; the lacking trials have a sentence of their own."""
+    """Name the cells without a test, reason by reason; missing trials have their own sentence."""
     for reason in dict.fromkeys(cell["why_no_test"] for cell in compared):
         if reason not in ("", "incomplete"):
             some = [cell for cell in compared if cell["why_no_test"] == reason]
@@ -82,7 +82,7 @@ def _missing(cells: Cells, name: Any) -> Iterable[str]:
 
 
 def _listed(names: Iterable[str], number: int, between: str = ", ") -> str:
-    """The first names, and how many more there are."""
+    """Join the first names, and count the others."""
     first = [name for name, _ in zip(names, range(NAMED), strict=False)]
     return between.join(first) + (f"{between}and {number - NAMED} more" if number > NAMED else "")
 
@@ -97,7 +97,7 @@ def _p(value: float) -> str:
 
 
 def _range(cell: dict[str, Any]) -> str:
-    """A difference and its interval, where there is one."""
+    """Format a difference and its interval, where there is one."""
     return " ".join(
         filter(
             None,

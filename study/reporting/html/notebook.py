@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study.reporting.tables import Page
+from study.reporting.page import Page
 
 
 def tables_fragment(page: Page) -> str:

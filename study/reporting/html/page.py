@@ -1,4 +1,7 @@
-"""A page made of sections, sections of blocks: text, tables, figures; rendered as one self-contained HTML file."""
+"""Pages of sections and blocks, rendered as one HTML file.
+
+Blocks are text, tables and figures.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

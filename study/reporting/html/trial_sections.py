@@ -1,4 +1,4 @@
-"""The sections of a report about single trials: what is not there and why, and where the numbers come from."""
+"""Sections on single trials: missing ones, and provenance."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -71,7 +71,8 @@ def _reason(identity: str, results: StudyResults) -> tuple[str, str]:
 
 def _provenance(results: StudyResults, command: str) -> Iterable[Block]:
     yield Text(
-        "To make this page again from the same records, with the --results, --data and --plugin of the run:"
+        "To make this page again from the same records, with the --results, --data and --plugin "
+        "of the run:"
     )
     yield Text(command, verbatim=True)
     for document in results.plan.file.documents:
@@ -100,7 +101,10 @@ def _provenance(results: StudyResults, command: str) -> Iterable[Block]:
     else:
         yield Text("No trial stands behind the table yet.")
     if others:
-        caption = f"Other trials with a record ({len(others)}): they chose configurations, or have no numbers."
+        caption = (
+            f"Other trials with a record ({len(others)}): they chose configurations, or have no "
+            "numbers."
+        )
         yield _grid(caption, others.values(), versions, folded=True)
 
 
@@ -111,12 +115,14 @@ def _grid(
     *,
     folded: bool = False,
 ) -> Grid:
-    header = ("trial", "row", "arm", "column", "seed", "state", "commit", "processor", "threads", "training",
-              "ended, UTC", "versions")  # fmt: skip
+    header = (
+        "trial", "row", "arm", "column", "seed", "state", "commit", "processor", "threads",
+        "training", "ended, UTC", "versions",
+    )  # fmt: skip
     rows = [
         (
-            record.identity, *cell, str(record.seed), record.state, _of_attempts(record.provenance, _commit),
-            _of_attempts(record.provenance, _processor), _of_attempts(record.provenance, _threads),
+            record.identity, *cell, str(record.seed), record.state,
+            *(_of_attempts(record.provenance, part) for part in (_commit, _processor, _threads)),
             str(timedelta(seconds=round(record.provenance.duration_s))),
             record.provenance.finished[:16].replace("T", " "),
             _letter(versions.index(_versions(record.provenance))),

@@ -31,8 +31,10 @@ from study.analysis.frames import FRAMES
 from study.formats import FrameKind
 from study.records.paths import Places
 from study.reporting.export import exported, to_html
-from study.reporting.latex import Look, tex, to_latex
-from study.reporting.tables import Page, render
+from study.reporting.latex import Look, to_latex
+from study.reporting.latex_text import tex
+from study.reporting.page import Page
+from study.reporting.tables import render
 from study.state.results import StudyResults
 from study.state.study_state import StudyState
 
@@ -192,7 +194,7 @@ def test_the_trial_frame_has_a_row_per_trial_and_the_fields_in_which_they_differ
     assert list(frame["lambda_e"]) == [0.1, 0.1, 1, 1, 10, 10]
     assert list(frame["candidate"]) == [0, 0, 1, 1, 2, 2]
     assert list(frame["state"]) == ["done"] * 4 + ["planned"] * 2
-    assert not frame["shown"].any()  # while a trial is missing, the cell has no winner
+    assert not frame["in_table"].any()  # while a trial is missing, the cell has no winner
     assert frame["accuracy"].tolist()[:4] == pytest.approx([60.1, 61.1, 61, 62])
     assert frame["accuracy"].isna().tolist()[4:] == [True, True]
     assert "lr" not in frame
@@ -203,7 +205,7 @@ def test_the_mean_over_the_shown_trials_is_the_cell_s_accuracy(tmp_path: Path) -
     records = [done(c, 60 + c.seed + c.lambda_e, 50 + c.lambda_e) for c in plan.choosing.values()]
     now = standing_of(plan, places_in(tmp_path), records)
     trials, cells = FRAMES["trials"](StudyResults(now)), FRAMES["cells"](StudyResults(now))
-    shown = trials[trials["shown"]]
+    shown = trials[trials["in_table"]]
     assert set(shown["lambda_e"]) == {10}
     assert shown["accuracy"].mean() == pytest.approx(cells["accuracy"].iloc[0])
 
@@ -272,7 +274,7 @@ def test_a_search_that_has_not_begun_has_a_trial_frame_and_true_sentences(tmp_pa
     now = standing_of(planned(tmp_path, text), places_in(tmp_path), [])
     frame = FRAMES["trials"](StudyResults(now))
     assert len(frame) == 0
-    assert {"trial", "accuracy", "shown"} <= set(frame.columns)
+    assert {"trial", "accuracy", "in_table"} <= set(frame.columns)
     assert render(StudyResults(now)).statements[1:] == [
         "Protocol: validated. Selection: highest mean validation accuracy over the seeds.",
         "Configurations suggested by Optuna (tpe).",

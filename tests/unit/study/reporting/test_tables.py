@@ -25,7 +25,8 @@ from dh2l.config.train_config import TrainConfig
 from study.analysis.frames import EVIDENCE, cell_frame
 from study.analysis.quality import COLUMNS
 from study.records.record import Record
-from study.reporting.tables import render, save, to_markdown
+from study.reporting.page import save, to_markdown
+from study.reporting.tables import render
 from study.spec.plan import Plan
 from study.state.results import StudyResults
 

@@ -11,7 +11,8 @@ from study.analysis.frames import cell_frame
 from study.execution.scheduling import early_stopping_groups
 from study.execution.search.optuna_search import OptunaSearcher
 from study.records.store import RecordStore
-from study.reporting.tables import render, to_markdown
+from study.reporting.page import to_markdown
+from study.reporting.tables import render
 from study.spec.plan import Plan, make_plan
 from study.spec.study_file import StudyFile
 from study.state.load import read_state
