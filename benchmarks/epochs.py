@@ -18,10 +18,11 @@ from benchmarks.throughput import prepare_random
 from dh2l.config.binding import bind
 from dh2l.config.train_config import TrainConfig
 from dh2l.data import PreparedData, load
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 from dh2l.training.evaluation import evaluation_interval
+from dh2l.training.numeric_settings import numeric_settings
 from dh2l.training.step import WARM_UP
-from dh2l.training.trainer import Training, arithmetic
+from dh2l.training.training_state import Training
 
 EPOCHS = 300
 BATCHES = (128, 512)
@@ -70,7 +71,7 @@ def _training(
         **PRECISIONS[name],
     }
     config = bind(TrainConfig.parse(values), data.manifest)
-    with freed_memory_kept(), arithmetic(config, 1):
+    with retain_freed_memory(), numeric_settings(config, 1):
         training = Training(config, data, torch.device(device), evaluate_every=every)
         training.start_attempt({})
         yield training

@@ -34,7 +34,7 @@ from dh2l.hierarchy.classifier import HierarchicalClassifier
 from dh2l.hierarchy.regulariser import hierarchical_terms
 from dh2l.models.network import build_network
 from dh2l.pairwise.energy import Energy
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 from dh2l.training.objective import Objective
 from dh2l.training.optimizer import make_optimizer
 from dh2l.tree import ClassTree
@@ -164,7 +164,7 @@ WAYS = {"energy": energy_ways, "hierarchy": hierarchy_ways}
 def measure(quick: bool) -> Measured:
     """The rows of the GPU where there is one, else of the CPU."""
     device = measured_device()
-    with freed_memory_kept():
+    with retain_freed_memory():
         rows = _rows(device, 2 if quick else 15)
         curve = _curve(device, rounds=1 if quick else 3)
     if device == "cpu":

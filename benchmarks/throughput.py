@@ -39,10 +39,11 @@ from dh2l.config.binding import bind
 from dh2l.config.train_config import TrainConfig
 from dh2l.data import PreparedData, load, prepare
 from dh2l.models.network import build_network
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 from dh2l.training.batches import plain_batches
+from dh2l.training.numeric_settings import numeric_settings
 from dh2l.training.step import WARM_UP
-from dh2l.training.trainer import Training, arithmetic
+from dh2l.training.training_state import Training
 
 BATCH = 512
 OPERATIONS_SHOWN = 9
@@ -142,7 +143,7 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
     common = subprocess.Popen(  # noqa: S603 our own words
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
     )
-    with common, freed_memory_kept(), arithmetic(config_of(data), 1):
+    with common, retain_freed_memory(), numeric_settings(config_of(data), 1):
         trial, low = (
             Training(config_of(data, precision), data, where) for precision in ("fp32", "bf16")
         )

@@ -10,13 +10,13 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[bool]:
-    """Keep what is freed for the next allocation, until the context ends and gives it back to the system.
+def retain_freed_memory() -> Iterator[bool]:
+    """Keep freed memory for the next allocation inside the context.
 
-    The GNU C library takes every large buffer from the system and returns it when it is freed, so that a training
-    step on a CPU faults in each page of its activations anew: a third of its time, for resnet-20 at batch 512. In
-    this context large buffers stay in the heap. It is a setting of the whole process and stays for its life; other
-    C libraries are left alone.
+    The GNU C library takes every large buffer from the system and returns it when it is freed, so
+    that a training step on a CPU faults in each page of its activations anew: a third of its time,
+    for resnet-20 at batch 512. In this context large buffers stay in the heap. It is a setting of
+    the whole process and stays for its life; other C libraries are left alone.
 
     Yields:
         Whether the C library took the setting.

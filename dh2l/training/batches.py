@@ -13,23 +13,24 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.data import PreparedData, stratified_split
 from dh2l.seeding import generator
 
-SPARED = 0.6
+MAX_MEMORY_FRACTION = 0.6
 """Part of a device's free memory that the pixels of a data set may take."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of the data. Images of one size and of many sizes lie alike, and take one path.
+    """Images and labels of one part of the data.
 
-    The pixels are where batches are cut from them: on the device that trains, or in the host's memory where they
-    are too many for it. Everything else but `index` and `labels` is there too.
+    Images of one size and of many sizes have the same layout, and take one path. The pixels are
+    where batches are cut from them: on the device that trains, or in the host's memory where they
+    are too many for it. Everything else except `index` and `labels` is there too.
 
     Attributes:
         pixels: of all images of the file that the part is taken from, row by row, uint8 ``(P, C)``.
         start: position of each image's first pixel, int64 ``(M,)``.
         size: of each image, height and width, int64 ``(M, 2)``.
         labels: class indices, int64 ``(M,)``; on the device that trains, as is `index`.
-        index: which of the images belong to this part, int64 ``(N,)``.
+        index: positions of the images that belong to this part, int64 ``(N,)``.
         output: height and width of what is cut out of each, the images that the network is given.
     """
 
@@ -42,7 +43,7 @@ class Split:
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor, index: Tensor) -> Self:
-        """A part of images of one size, uint8 ``(M, H, W, C)``."""
+        """Make a part of images of one size, uint8 ``(M, H, W, C)``."""
         n, height, width, channels = images.shape
         size = torch.tensor([height, width], device=images.device).expand(n, 2)
         start = torch.arange(n, device=images.device) * (height * width)
@@ -62,7 +63,7 @@ class Splits:
 
 
 def make_splits(config: TrainConfig, data: PreparedData, device: torch.device) -> Splits:
-    """Split `data` by the config's protocol and data seed; the pixels go to `device` once, as uint8, if they fit."""
+    """Split `data` by the config's protocol and data seed; move pixels to `device` if they fit."""
     if config.protocol == "validated":
         names = ["/".join(path) for path in data.manifest.classes]
         train, validation = stratified_split(
@@ -100,12 +101,14 @@ def make_splits(config: TrainConfig, data: PreparedData, device: torch.device) -
 
 
 def _fits(n_bytes: int, device: torch.device) -> bool:
-    """Whether a device can spare the memory; the host always maps its files."""
-    return device.type != "cuda" or n_bytes <= SPARED * torch.cuda.mem_get_info(device)[0]
+    """Return True if a device has room for the memory; the host always maps its files."""
+    return (
+        device.type != "cuda" or n_bytes <= MAX_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]
+    )
 
 
 class Normalise(nn.Module):
-    """uint8 ``(B, H, W, C)`` images to normalised float32 ``(B, C, H, W)``, channels last in memory."""
+    """Map uint8 ``(B, H, W, C)`` to normalised float32 ``(B, C, H, W)``, channels last."""
 
     scale: Tensor
     shift: Tensor
@@ -128,12 +131,13 @@ class Normalise(nn.Module):
 def crop_and_flip(
     split: Split, chosen: Tensor, corner: Tensor, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Crops of images, some mirrored, zero where they reach over an image's edge: all of a batch in one gather (D15).
+    """Crop images, mirror some, and fill with zeros beyond an image's edge, in one gather (D15).
 
     Args:
-        split: where the images are from, and the crops' height H and width W.
-        chosen: which images, int64 ``(B,)``.
-        corner: row and column of each crop's upper left corner in its image, int64 ``(B, 2)``; may be negative.
+        split: the source of the images, with the crops' height H and width W.
+        chosen: positions of the images, int64 ``(B,)``.
+        corner: row and column of each crop's upper left corner in its image, int64 ``(B, 2)``; may
+            be negative.
         mirrored: which crops are mirrored, bool ``(B,)``; None: none is.
 
     Returns:
@@ -156,24 +160,25 @@ def crop_and_flip(
 
 
 class TrainBatches:
-    """One epoch after the other of augmented uint8 batches, each made where it is asked for.
+    """Augmented uint8 batches of one epoch after the other, each made when it is needed.
 
-    Order and augmentation depend on the seed and the epoch alone, so a resumed epoch is the same epoch. They are
-    drawn for a whole epoch at once and moved to the pixels together, always to the same place there. A crop's corner
-    is uniform over all places in the padded image.
+    Order and augmentation depend on the seed and the epoch alone, so a resumed epoch is the same
+    epoch. They are drawn for a whole epoch at once and moved to the pixels together, always to the
+    same address there. A crop's corner is uniform over all positions in the padded image.
 
         batches.begin(epoch)
         for size in batches:
             images, labels = batches.at(position, size)
 
     Args:
-        split: what is trained on.
+        split: the images to train on.
         batch_size: images per batch; the last one of an epoch holds what is left.
         padding: zeros around an image before it is cropped, in pixels.
         flip: mirror half of the images.
         seed: of the trial.
-        staged: whether each batch is cut as it comes up in the iteration and copied to one place on the device,
-            where `at` finds it. Default: where the pixels are not on the device that trains.
+        staged: whether each batch is cut as it comes up in the iteration and copied to one address
+            on the device, where `at` finds it. Default: where the pixels are not on the device that
+            trains.
     """
 
     def __init__(
@@ -206,7 +211,8 @@ class TrainBatches:
         n, random = len(self._split), generator("epoch", self._seed, epoch)
         order = torch.randperm(n, generator=random).to(self._own.device)
         self._index.copy_(self._own[order])
-        # A fraction of the corner's room in units of 2⁻³¹: integers, so that every device finds the same corner.
+        # A fraction of the corner's room in units of 2⁻³¹: integers, so that every device finds the
+        # same corner.
         fraction = torch.randint(1 << 31, (n, 2), generator=random).to(self._own.device)
         output = torch.tensor(self._split.output, device=self._own.device)
         room = self._split.size[self._index] + 2 * self._padding - output
@@ -214,7 +220,7 @@ class TrainBatches:
         self._mirrored.copy_(torch.rand(n, generator=random) < (0.5 if self._flip else 0.0))
 
     def __iter__(self) -> Iterator[int]:
-        """The sizes of an epoch's batches; a staged batch is copied to its place before its size is given."""
+        """Yield the sizes of an epoch's batches; a staged batch is copied before its size."""
         start = 0
         for size in self.sizes:
             if self._stage is not None:
@@ -226,9 +232,10 @@ class TrainBatches:
             start += size
 
     def at(self, position: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The batch of `size` images from a place in the epoch on: uint8 ``(B, H, W, C)``, labels ``(B,)``.
+        """Return the batch of `size` images from a position in the epoch: uint8 ``(B, H, W, C)``.
 
-        `position` is a scalar tensor on the device: nothing but it differs from one batch to the next.
+        Its labels ``(B,)`` follow. `position` is a scalar tensor on the device: nothing else
+        differs from one batch to the next.
         """
         if self._stage is not None:
             images, labels = self._stage
@@ -242,7 +249,7 @@ class TrainBatches:
 
 
 def plain_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The centres of the part's images in order, on the device, with their labels."""
+    """Yield the centres of the part's images in order, on the device, with their labels."""
     home, device = split.pixels.device, split.labels.device
     output = torch.tensor(split.output, device=home)
     for chosen in torch.split(split.index, batch_size):

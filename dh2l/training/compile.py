@@ -8,14 +8,14 @@ from torch import Tensor
 from dh2l.errors import first_line
 
 
-class Compiled:
-    """A function of one tensor, compiled for each shape that it is given; plain where its forward cannot be compiled.
+class CompiledFunction:
+    """A function of one tensor, compiled per shape; plain where its forward cannot be compiled.
 
     Args:
         plain: the function; what it closes over may change in value, not in shape.
 
     Attributes:
-        problem: why it is not compiled; empty while nothing stands against it.
+        problem: the reason why it is not compiled; empty if there is none.
     """
 
     def __init__(self, plain: Callable[[Tensor], Tensor]) -> None:
@@ -29,7 +29,7 @@ class Compiled:
         self.problem = ""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The function's value, within rounding of the plain one's."""
+        """Return the function's value, within rounding of the plain one's."""
         if not self.problem:
             try:
                 return self._compiled(x)

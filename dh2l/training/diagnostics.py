@@ -1,4 +1,4 @@
-"""Values of E and R under one fixed metric, comparable between all arms."""
+"""E and R under one fixed metric, comparable between all arms."""
 
 import torch
 from torch import Tensor
@@ -35,10 +35,10 @@ class Diagnostics:
         """Compute each value as a scalar on the network's device.
 
         ``cosine_energy_conv`` and ``cosine_energy_classifier`` are E of these layers (section 4.1);
-        ``cosine_r_p_<l>`` and ``cosine_r_c_<l>`` are R_p and R_c of the sphere level l (eqs. 6, 7) over the whole
-        tree. R_p of the last level exists for plain classifiers too: it groups their rows by the data set's own tree.
-        Under a shuffled tree the terms of the classifier's own spheres are ``shuffled_r_p_<l>`` and
-        ``shuffled_r_c_<l>``.
+        ``cosine_r_p_<l>`` and ``cosine_r_c_<l>`` are R_p and R_c of the sphere level l (eqs. 6, 7)
+        over the whole tree. R_p of the last level exists for plain classifiers too: it groups their
+        rows by the data set's own tree. Under a shuffled tree the terms of the classifier's own
+        spheres are ``shuffled_r_p_<l>`` and ``shuffled_r_c_<l>``.
         """
         classifier, layers = self._network.classifier, self._layers()
         spheres = classifier.spheres()
@@ -59,7 +59,7 @@ class Diagnostics:
         return values
 
     def _layers(self) -> dict[str, list[Tensor]]:
-        """The weights of each kind of layer that has some."""
+        """Return the weights of each kind of layer that has some."""
         convolutions = [weight.float() for weight in self._network.conv_weights()]
         layers = {"conv": convolutions} if convolutions else {}
         return {**layers, "classifier": [self._network.classifier.spheres().weight.float()]}

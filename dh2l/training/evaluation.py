@@ -1,4 +1,4 @@
-"""What a network gets right and how bad its mistakes are."""
+"""Evaluation of a network: accuracy, losses, severity of mistakes."""
 
 import math
 from typing import NamedTuple
@@ -20,13 +20,15 @@ LEAST_LOG = torch.finfo(torch.float16).min
 SCORES = ("loss", "accuracy", "super_accuracy", "mistake_severity")
 """The numbers of an `Evaluation`, as metrics call them after the part of the data."""
 TEST_POINTS = 30
-"""Points of the test curve that evaluation as needed gives at most, beside the best validation epochs."""
+"""Points of the test curve that evaluation as needed gives at most, beside the best validation
+epochs."""
 
 
 def evaluation_interval(epochs: int) -> int:
-    """Return the number of epochs between two evaluations of the test set, unless a run sets it.
+    """Return the number of epochs between two evaluations of the test set, by default.
 
-    It is a multiple of a hundredth of the epochs, so that curves of a hundred points show what was evaluated.
+    It is a multiple of a hundredth of the epochs, so that curves of a hundred points show what was
+    evaluated.
     """
     hundredth = math.ceil(epochs / 100)
     return hundredth * math.ceil(epochs / (hundredth * TEST_POINTS))
@@ -38,12 +40,14 @@ class Evaluation(NamedTuple):
     Attributes:
         loss: mean cross-entropy in nats.
         accuracy: fraction of images whose class is predicted.
-        super_accuracy: fraction whose level-1 ancestor is that of the prediction; None without hierarchy.
+        super_accuracy: fraction whose level-1 ancestor is that of the prediction; None without
+            hierarchy.
         mistake_severity: mean height of the lowest common ancestor of truth and prediction over the
             mistakes; None without hierarchy or without mistakes.
         predictions: predicted class of every image, int64 ``(N,)``, on the CPU.
-        log_probabilities: natural logarithms of the predicted probabilities, float16 ``(N, n_classes)``, on the
-            device, where they were asked for. A float16 is off by at most 2⁻¹¹ of the logarithm; its least is −65,504.
+        log_probabilities: natural logarithms of the predicted probabilities, float16 ``(N,
+            n_classes)``, on the device, if they were requested. A float16 is off by at most 2⁻¹¹ of
+            the logarithm; its least is −65,504.
     """
 
     loss: float
@@ -54,12 +58,12 @@ class Evaluation(NamedTuple):
     log_probabilities: Tensor | None
 
     def metrics(self, part: str) -> dict[str, float | None]:
-        """The numbers, keyed ``<part>_loss`` and so on."""
+        """Return the numbers, keyed ``<part>_loss`` and so on."""
         return {f"{part}_{name}": getattr(self, name) for name in SCORES}
 
 
 class Evaluator:
-    """Evaluates a network on parts of one data set; nothing is read back from the device but the result."""
+    """Evaluates a network on parts of one data set; reads only the result from the device."""
 
     def __init__(
         self, tree: ClassTree, normalise: Normalise, device: torch.device, precision: str
@@ -73,7 +77,7 @@ class Evaluator:
     def __call__(
         self, network: nn.Module, split: Split, *, probabilities: bool = False
     ) -> Evaluation:
-        """Evaluate in inference mode, with the predicted probabilities if asked; leave the network in training mode."""
+        """Evaluate in inference mode, and leave the network in training mode."""
         network.eval()
         losses, predictions, logs = [], [], []
         height, width = split.output

@@ -1,4 +1,7 @@
-"""The loss of a trial: cross-entropy, E, R, the constraints and registered regularisers, each with its weight."""
+"""Loss of a trial: cross-entropy and its weighted regularisers.
+
+The regularisers are E, R, the constraints and registered ones.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,13 +32,15 @@ ByLevel = Mapping[str, Mapping[int, Tensor]]
 
 @dataclass(frozen=True)
 class Loss:
-    """One batch's loss.
+    """Loss of one batch.
 
     Attributes:
-        total: what is minimised, a scalar with gradient.
-        terms: the weighted terms that it is the sum of, detached ``(T,)``, named by `Objective.terms`.
+        total: the sum to minimise, a scalar with gradient.
+        terms: the weighted terms that it is the sum of, detached ``(T,)``, named by
+            `Objective.terms`.
         logits: detached ``(B, n_classes)``.
-        violated: the violations that the multipliers of D10 follow, by constraint and level; empty without them.
+        violated: the violations that the multipliers of D10 follow, by constraint and level; empty
+            without them.
     """
 
     total: Tensor
@@ -98,14 +103,14 @@ class Objective:
         return self._cross_entropy(images, labels, self.network.classifier.spheres())
 
     def regularisation(self, labels: Tensor, cross_entropy: Tensor, logits: Tensor) -> Loss:
-        """The rest of the loss of a batch whose parts went through `cross_entropy`.
+        """Compute the rest of the loss of a batch whose parts went through `cross_entropy`.
 
         The gradient of the total is that of the regularisers alone.
 
         Args:
             labels: of the whole batch.
             cross_entropy: of the whole batch, without gradient.
-            logits: likewise.
+            logits: of the whole batch, without gradient.
         """
         return self._loss([cross_entropy], self.network.classifier.spheres(), labels, logits)
 
@@ -120,7 +125,7 @@ class Objective:
         return functional.cross_entropy(logits, labels), logits.detach()
 
     def _loss(self, terms: list[Tensor], spheres: Spheres, labels: Tensor, logits: Tensor) -> Loss:
-        """The loss, from its first term on."""
+        """Compute the loss, given its first term."""
         config, classifier = self.config, self.network.classifier
         violated: ByLevel = {}
         if config.lambda_e > 0:
@@ -157,7 +162,7 @@ class Objective:
             self.multipliers.update(images)
 
     def state(self) -> dict[str, Tensor]:
-        """What changes from epoch to epoch."""
+        """Return what changes from epoch to epoch."""
         return {} if self.multipliers is None else {"multipliers": self.multipliers.values}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -167,13 +172,14 @@ class Objective:
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
-        """Each regulariser, unweighted and over the whole tree (D8 `all`), on the weights as they are.
+        """Compute each regulariser, unweighted and over the whole tree (D8 `all`).
 
         ``energy_conv`` and ``energy_classifier`` (E over those layers), ``r_p_<l>`` and ``r_c_<l>``
-        (eqs. 6, 7 per sphere level), ``violation_c1`` to ``violation_c3``, ``multiplier_c1_<l>`` and so on (D10),
-        ``centre_orthogonality`` (D11), ``regulariser_<name>`` of each registered one, and ``clamped_fraction``,
-        the part of the pairs under E and R that footnote 6 clamps: the mean over E's convolutions, E's
-        classifier and R. Only what the config makes meaningful.
+        (eqs. 6, 7 per sphere level), ``violation_c1`` to ``violation_c3``, ``multiplier_c1_<l>``
+        and so on (D10), ``centre_orthogonality`` (D11), ``regulariser_<name>`` of each registered
+        one, and ``clamped_fraction``, the part of the pairs under E and R that footnote 6 clamps:
+        the mean over E's convolutions, E's classifier and R. Only those that the config makes
+        meaningful.
         """
         classifier = self.network.classifier
         spheres = classifier.spheres()
@@ -203,7 +209,7 @@ class Objective:
         return values
 
     def _layers(self, spheres: Spheres) -> dict[str, list[Tensor]]:
-        """The weights that E may act on."""
+        """Return the weights that E may act on."""
         return {"conv": [*self.network.conv_weights()], "classifier": [spheres.weight]}
 
     def _energies(self, spheres: Spheres) -> dict[str, Tensor]:
@@ -223,7 +229,7 @@ class Objective:
     def _constraints(
         self, classifier: HierarchicalClassifier, spheres: Spheres, seen: Tensor | None
     ) -> tuple[list[Tensor], ByLevel]:
-        """The terms of the constraints in the config's form, and what the multipliers follow."""
+        """Return the terms of the constraints, and the violations that the multipliers follow."""
         squared = self.config.constraint_form == "squared"
         found = level_violations(classifier, spheres, seen=seen, squared=squared)
         if self.multipliers is not None:

@@ -10,9 +10,10 @@ from dh2l.models.network import Network
 
 
 class SGD(torch.optim.SGD):
-    """Torch's SGD without the wrappers that keep its methods out of compiled code, where they never are here.
+    """Torch's SGD without the wrappers that keep its methods out of compiled code.
 
-    The first call of one so wrapped imports torch's compiler: three seconds of every worker's start.
+    The first call of one so wrapped imports torch's compiler: three seconds of every worker's
+    start.
     """
 
     step = torch.no_grad()(unwrap(torch.optim.SGD.step))
@@ -23,7 +24,10 @@ class SGD(torch.optim.SGD):
 
 
 def make_optimizer(config: TrainConfig, network: Network) -> SGD:
-    """SGD with weight decay on weights, surface vectors and centres, not on batch norm (D14) or the logit scale."""
+    """Make SGD with weight decay on weights, surface vectors and centres.
+
+    Batch norm (D14) and the logit scale have none.
+    """
     exempt = {f"classifier.{name}" for name in network.classifier.no_decay}
     if not config.decay_batch_norm:
         for module_name, module in network.named_modules():

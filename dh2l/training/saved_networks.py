@@ -55,9 +55,10 @@ class TrainedNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits ``(N, n_classes)`` of uint8 images ``(N, height, width, channels)``, values from 0 to 255.
+        """Compute logits ``(N, n_classes)`` of uint8 images ``(N, height, width, channels)``.
 
-        The network computes in bfloat16 where its trial did; the logits are float32.
+        The values are from 0 to 255. The network computes in bfloat16 where its trial did; the
+        logits are float32.
 
         Raises:
             UserError: images of another type or shape.

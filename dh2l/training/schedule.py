@@ -10,15 +10,16 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
     "rex": lambda t: (1 - t) / (1 - t / 2),
 }
-"""Decay from 1 at t = 0 to 0 at t = 1: linear (Li et al., arXiv 1905.04753), cosine, REX (arXiv 2107.04197)."""
+"""Decay from 1 at t = 0 to 0 at t = 1: linear (Li et al., arXiv 1905.04753), cosine, REX (arXiv
+2107.04197)."""
 
 
 def learning_rates(config: TrainConfig, epoch: int, n_steps: int) -> list[float]:
     """Compute the learning rate of each step of an epoch (D13).
 
-    Under `schedule: steps` the rate is constant within an epoch. Under the others it rises linearly to `lr` over the
-    steps of `warmup_epochs`, then decays to `lr_final` over the N steps that are left: step k of these has
-    rate lr_final + (lr − lr_final)·f(k/(N − 1)).
+    Under `schedule: steps` the rate is constant within an epoch. Under the others it rises linearly
+    to `lr` over the steps of `warmup_epochs`, then decays to `lr_final` over the N steps that are
+    left: step k of these has rate lr_final + (lr − lr_final)·f(k/(N − 1)).
 
     Args:
         config: the trial.

@@ -1,4 +1,4 @@
-"""One step of SGD with everything in place, so that a GPU can record it once and replay it."""
+"""Steps of SGD, which a GPU can record once and replay."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,26 +13,28 @@ from dh2l.training.batches import Normalise, TrainBatches
 from dh2l.training.objective import Loss, Objective
 
 WARM_UP = 3
-"""Steps of a batch size that run plainly before it is recorded: they choose kernels and fill caches."""
+"""Steps of a batch size that run plainly before it is recorded: they choose kernels and fill
+caches."""
 
 
 class Step:
-    """Takes the batch at its own counter through the network and the optimizer, and adds up what it saw.
+    """A step on the batch at its own counter, which adds up losses and right answers.
 
-    All that changes from call to call lies in tensors that stay where they are, the learning rate too on a GPU;
-    nothing is read back before the end of an epoch.
+    Everything that changes from call to call is in tensors that keep their addresses, the learning
+    rate too on a GPU; nothing is read back before the end of an epoch.
 
     Args:
         objective: the loss.
-        optimizer: what takes the step.
+        optimizer: takes the step.
         normalise: makes the network's input of images.
-        batches: where images come from.
+        batches: the source of images.
         micro_batch: images that go through the network at a time, where a batch does not fit.
 
     Attributes:
         sums: of each of the loss's terms over the epoch's images, ``(T,)``.
         right: images whose class was predicted, a scalar.
-        first_bad: of each term the number of the first step at which it was not finite, ``(T,)``; `NEVER` if none.
+        first_bad: of each term the number of the first step at which it was not finite, ``(T,)``;
+            `NEVER` if none.
     """
 
     NEVER = torch.iinfo(torch.int64).max
@@ -90,7 +92,7 @@ class Step:
         self._number += 1
 
     def _set_rate(self) -> None:
-        """Set the learning rate of this step: on a GPU by a copy on the device, which a recorded step repeats."""
+        """Set the learning rate of this step; on a GPU by a copy that a recorded step repeats."""
         if self._rate is not None:
             self._rate.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
             return
@@ -99,7 +101,7 @@ class Step:
             group["lr"] = rate
 
     def _backward(self, images: Tensor, labels: Tensor) -> Loss:
-        """A batch's gradients: at once, or those of its parts one after the other and then the regularisers'."""
+        """Compute a batch's gradients at once, or part by part and then the regularisers'."""
         n, part = len(labels), self._micro_batch
         if part is None or part >= n:
             loss = self._objective(self._normalise(images), labels)
@@ -120,18 +122,18 @@ class Step:
         return loss
 
 
-class Replayed:
-    """A step that runs plainly a few times and is then replayed as a CUDA graph, one for each batch size.
+class CudaGraphStep:
+    """A step that runs plainly a few times, then replays as one CUDA graph per batch size.
 
-    A graph launches all kernels of a step at once: a small network's are over before the host has launched the
-    next one. Where a step cannot be recorded it goes on plainly, with the same results.
+    A graph launches all kernels of a step at once: a small network's are over before the host has
+    launched the next one. A step that cannot be recorded goes on plainly, with the same results.
 
     Args:
-        step: what one call does; it may use nothing but tensors that stay where they are.
+        step: one call's work; it may use nothing but tensors that keep their addresses.
         device: a CUDA device.
 
     Attributes:
-        problem: why the step is not recorded; empty while nothing stands against it.
+        problem: the reason why the step is not recorded; empty if there is none.
     """
 
     def __init__(self, step: Callable[[int], None], device: torch.device) -> None:
@@ -143,7 +145,7 @@ class Replayed:
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """Where steps are called: on a stream of their own, the one that is recorded."""
+        """Call steps inside the context on their own stream, the one that is recorded."""
         current = torch.cuda.current_stream(
             self._stream.device
         )  # of the trial's device, whichever is current
@@ -163,14 +165,16 @@ class Replayed:
 
     def _record(self, size: int) -> bool:
         """Record a step and replay it once: recording itself computes nothing."""
-        # No two graphs run at a time and none leaves anything in its memory for another, so all share it.
+        # No two graphs run at a time and none leaves anything in its memory for another, so all
+        # share it.
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 self._step(size)
         except RuntimeError as error:
-            # An operation that breaks a recording is told of twice; the second time, as it ends, without the cause.
+            # An operation that breaks a recording is told of twice; the second time, as it ends,
+            # without the cause.
             self.problem = first_line(error.__context__ or error)
             return False
         self._graphs[size] = graph
@@ -180,5 +184,5 @@ class Replayed:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of recorded steps, one a process: cuBLAS keeps a workspace for every stream that it has seen."""
+    """Return the stream of recorded steps: one a process, because each has a cuBLAS workspace."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

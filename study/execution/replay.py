@@ -16,7 +16,7 @@ from dh2l.data import PreparedData
 from dh2l.errors import DataError, Diverged, UserError
 from dh2l.io.files import AnyPath
 from dh2l.results import EpochResult, TrainResult
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 from dh2l.training.trainer import train
 from study.execution.replay_differences import (
     Arrays,
@@ -119,9 +119,9 @@ def replay(
     threads = threads or attempts[-1]["threads"]
     started, clock = datetime.now(UTC), time.perf_counter()
     here = provenance.circumstances()
-    training = train(config, data, device=device, threads=threads, circumstances=here)
+    training = train(config, data, device=device, threads=threads, environment=here)
     try:
-        with freed_memory_kept():
+        with retain_freed_memory():
             result = _run(training, lambda epoch: note(config, epoch))
         replayed = finished_record(config, started, result, data.manifest.tree)
         arrays = arrays_of(result.history, result)

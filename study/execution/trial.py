@@ -14,8 +14,10 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.errors import Diverged
 from dh2l.io.files import remove_folder
 from dh2l.results import EpochResult, TrainResult
-from dh2l.training.allocator import freed_memory_kept
-from dh2l.training.trainer import Training, arithmetic, train
+from dh2l.training.allocator import retain_freed_memory
+from dh2l.training.numeric_settings import numeric_settings
+from dh2l.training.trainer import train
+from dh2l.training.training_state import Training
 from study.execution.failures import describe_failure
 from study.execution.logs import TrialLog, last_lines
 from study.execution.options import TrialOptions
@@ -110,7 +112,7 @@ def train_one_step(
     """
     try:
         data = load_trial_data(config, places.data, places.tree(config.tree_hash))
-        with freed_memory_kept(), arithmetic(config, threads):
+        with retain_freed_memory(), numeric_settings(config, threads):
             training = Training(bind(config, data.manifest), data, torch.device(device))
             training.begin_epoch(1)
             next(iter(training.batches))  # brings the first batch to the device
@@ -166,7 +168,7 @@ def _attempt(task: _Task, store: RecordStore, claims: Claims) -> Trial:
     """
     config, places = task.config, task.places
     values = config.model_dump(mode="json")
-    with claims.hold(config.identity, config.epochs, values) as claim, freed_memory_kept():
+    with claims.hold(config.identity, config.epochs, values) as claim, retain_freed_memory():
         try:
             record = store.get(config.identity, places.set_aside)
         except NewerRecord as error:
@@ -239,7 +241,7 @@ def _train(task: _Task, claim: Holder, log: TrialLog) -> Generator[EpochResult, 
             checkpoints=checkpoints,
             evaluate_every=options.evaluate_every,
             best_test=options.best_test,
-            circumstances=here,
+            environment=here,
         )
         result = yield from _epochs(config, training, claim, log)
     except ClaimedElsewhere:

@@ -10,7 +10,7 @@ import pytest
 ALLOCATE = """
 import contextlib, json, resource, sys
 import psutil
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,7 +19,7 @@ def touch():
     block = bytearray(1 << 26)  # as large as a layer's activations: 16,384 pages, all of them written
 
 kept = sys.argv[1] == "kept"
-with freed_memory_kept() if kept else contextlib.nullcontext(None) as taken:
+with retain_freed_memory() if kept else contextlib.nullcontext(None) as taken:
     touch()
     before = faults()
     for _ in range(5):

@@ -20,7 +20,8 @@ from dh2l.config.train_config import TrainConfig
 from dh2l.errors import UserError
 from dh2l.models.network import build_network
 from dh2l.registry.entries import MODELS
-from dh2l.training.trainer import Training, arithmetic
+from dh2l.training.numeric_settings import numeric_settings
+from dh2l.training.training_state import Training
 
 State = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -354,7 +355,7 @@ def test_images_are_normalised_by_what_the_weights_were_trained_on(
 
 def test_training_normalises_by_them() -> None:
     config = tiny_config(statistics="imagenet")
-    with arithmetic(config, 1):
+    with numeric_settings(config, 1):
         training = Training(config, tiny(), CPU)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = (tiny().train_x[:2] / 255 - mean) / std

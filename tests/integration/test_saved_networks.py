@@ -16,7 +16,8 @@ from dh2l.data import load
 from dh2l.errors import UserError
 from dh2l.training import checkpoint
 from dh2l.training.saved_networks import load_network, path_in, save_network
-from dh2l.training.trainer import Training, train
+from dh2l.training.trainer import train
+from dh2l.training.training_state import Training
 from study.execution.options import TrialOptions
 from study.execution.trial import run_to_completion, run_trial
 from study.records.arrays import read_arrays

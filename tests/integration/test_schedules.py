@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dh2l.training.batches import Normalise, make_splits
 from dh2l.training.schedule import learning_rates
-from dh2l.training.trainer import Training
+from dh2l.training.training_state import Training
 
 CPU = torch.device("cpu")
 

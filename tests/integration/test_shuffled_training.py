@@ -12,7 +12,7 @@ from study_fixtures import CommandLine, write_study
 from tiny_data import EH, H0, TIMES, E, H, numbers, run, tiny, tiny_config
 from torch.nn import functional
 
-from dh2l.training.trainer import Training
+from dh2l.training.training_state import Training
 from dh2l.tree import ClassTree
 from study.records.paths import Places
 

@@ -33,9 +33,11 @@ from dh2l.models.network import build_network
 from dh2l.registry.entries import MODELS, Model
 from dh2l.training import step
 from dh2l.training.batches import Normalise, make_splits
+from dh2l.training.numeric_settings import numeric_settings
 from dh2l.training.objective import Objective
 from dh2l.training.step import WARM_UP, Step
-from dh2l.training.trainer import Training, arithmetic, train
+from dh2l.training.trainer import train
+from dh2l.training.training_state import Training
 
 CPU = torch.device("cpu")
 ARMS: dict[str, dict[str, Any]] = {
@@ -276,7 +278,7 @@ def test_the_first_step_at_which_a_term_is_not_finite_is_kept() -> None:
 
 
 class FakeStream:
-    """A CUDA stream as far as `Replayed` uses one, which notes whom it waits for."""
+    """A CUDA stream as far as `CudaGraphStep` uses one, which notes whom it waits for."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -344,7 +346,7 @@ def test_every_step_runs_once_plainly_first_and_then_replayed_by_its_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = FakeCuda(monkeypatch)
-    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    replayed = step.CudaGraphStep(cuda.step, torch.device("cuda:1"))
     for size in SIZES:
         replayed(size)
     seen = Counter[int]()
@@ -359,7 +361,7 @@ def test_a_step_that_cannot_be_recorded_runs_plainly_once_each_time_and_says_why
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = FakeCuda(monkeypatch, fails="this operation waits\nfor the host")
-    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    replayed = step.CudaGraphStep(cuda.step, torch.device("cuda:1"))
     for size in SIZES:
         replayed(size)
     assert cuda.log == [("plain", size) for size in SIZES]
@@ -371,7 +373,7 @@ def test_the_steps_stream_and_that_of_the_trials_own_device_wait_for_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = FakeCuda(monkeypatch)
-    replayed = step.Replayed(cuda.step, torch.device("cuda:1"))
+    replayed = step.CudaGraphStep(cuda.step, torch.device("cuda:1"))
     own = replayed._stream
     with replayed.epoch():
         assert own.waited == [cuda.default]  # type: ignore[attr-defined]
@@ -381,7 +383,7 @@ def test_the_steps_stream_and_that_of_the_trials_own_device_wait_for_each_other(
 
 def cuda_run(config: TrainConfig, *, replay: bool) -> list[dict[str, float | None]]:
     """Every epoch's metrics on the GPU, with or without recorded steps."""
-    with arithmetic(config, None):
+    with numeric_settings(config, None):
         training = Training(bind(config, tiny().manifest), tiny(), torch.device("cuda"))
         training.start_attempt({})
         if not replay:

@@ -20,7 +20,7 @@ from dh2l.config.binding import bind
 from dh2l.config.train_config import TrainConfig
 from dh2l.data import load, prepare, read_manifest
 from dh2l.system.processes import machine_id
-from dh2l.training.trainer import Training
+from dh2l.training.training_state import Training
 from study.execution.trial import run_to_completion, run_trial
 from study.records.arrays import arrays_path, read_arrays
 from study.records.leases import Claim

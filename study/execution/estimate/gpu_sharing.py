@@ -213,9 +213,10 @@ def _measure(task: dict[str, Any]) -> None:
     """Train until warm, print a line, and measure after the next line of stdin."""
     import torch
 
-    from dh2l.training.allocator import freed_memory_kept
+    from dh2l.training.allocator import retain_freed_memory
+    from dh2l.training.numeric_settings import numeric_settings
     from dh2l.training.step import WARM_UP
-    from dh2l.training.trainer import Training, arithmetic
+    from dh2l.training.training_state import Training
     from study.execution.trial_data import load_trial_data
 
     _load_plugins(task["plugins"])
@@ -224,7 +225,7 @@ def _measure(task: dict[str, Any]) -> None:
     on_gpu = device.type == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU here")
-    with freed_memory_kept(), arithmetic(config, task["threads"]):
+    with retain_freed_memory(), numeric_settings(config, task["threads"]):
         data = load_trial_data(config, Path(task["data"]), place(task["tree"]))
         training = Training(config, data, device)
         steps = _steps(training)

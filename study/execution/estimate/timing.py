@@ -14,10 +14,12 @@ import torch
 from dh2l.data import load
 from dh2l.results import History, TrainResult
 from dh2l.training import checkpoint
-from dh2l.training.allocator import freed_memory_kept
+from dh2l.training.allocator import retain_freed_memory
 from dh2l.training.batches import Split
+from dh2l.training.numeric_settings import numeric_settings
 from dh2l.training.step import WARM_UP
-from dh2l.training.trainer import CHECKPOINT_SECONDS, Training, arithmetic
+from dh2l.training.trainer import CHECKPOINT_SECONDS
+from dh2l.training.training_state import Training
 from dh2l.tree import ClassTree
 from study.execution.estimate.cost import Timing
 from study.execution.estimate.workload import TimingTask
@@ -96,7 +98,7 @@ class TimedTrial:
 
     @contextmanager
     def _circumstances(self) -> Iterator[None]:
-        with freed_memory_kept(), arithmetic(self._config, self._threads):
+        with retain_freed_memory(), numeric_settings(self._config, self._threads):
             yield
 
     def _steps(self) -> Iterator[tuple[int, bool]]:

@@ -133,7 +133,7 @@ def test_what_a_gpu_cannot_spare_stays_with_the_host_and_gives_the_same_batches(
 ) -> None:
     device, found = torch.device("cuda"), []
     for spared in (0.6, 0.0):
-        monkeypatch.setattr("dh2l.training.batches.SPARED", spared)
+        monkeypatch.setattr("dh2l.training.batches.MAX_MEMORY_FRACTION", spared)
         split = make_splits(tiny_config(), tiny(), device).train
         assert split.pixels.device.type == ("cuda" if spared else "cpu")
         batches = epoch_batches(split, batch_size=8, padding=1, flip=True, seed=0, epoch=1)
