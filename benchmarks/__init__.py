@@ -1,1 +1,4 @@
-"""What this project's code costs, as ratios to what people use instead: `python -m benchmarks`."""
+"""Benchmarks: costs as ratios to common alternatives.
+
+Run as `python -m benchmarks`.
+"""

@@ -1,8 +1,9 @@
-"""Runs every benchmark, each in a process of its own, and writes one table and the plots.
+"""Runner of all benchmarks, which writes one table and the plots.
 
     python -m benchmarks [--only NAME ...] [--quick] [--out FOLDER]
 
-Exit codes: 0 all was measured, 1 a section failed (the others are in the table), 2 a mistake in what was typed.
+Each section runs in its own process. Exit codes: 0 all was measured, 1 a section failed (the others
+are in the table), 2 invalid arguments.
 """
 
 import argparse
@@ -78,7 +79,8 @@ def main() -> int:
         print(f"{name} ...", flush=True)
         problem = _measure_apart(name, out, quick=options.quick)
         print(
-            f"{name}: {f'failed: {problem}, ' * bool(problem)}{time.monotonic() - section_started:.0f} s",
+            f"{name}: "
+            f"{f'failed: {problem}, ' * bool(problem)}{time.monotonic() - section_started:.0f} s",
             flush=True,
         )
         if problem:
@@ -97,7 +99,7 @@ def main() -> int:
 
 
 def _file(name: str, out: Path) -> Path:
-    """Where a section leaves what it measured."""
+    """Return the path of a section's measurements."""
     return out / f"{name}.json"
 
 
@@ -130,7 +132,7 @@ def _measure_apart(name: str, out: Path, *, quick: bool) -> str:
 
 
 def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
-    """Where the numbers come from."""
+    """Describe the machine and versions behind the numbers."""
     import torch
 
     head, dirty = provenance.commit()
@@ -145,7 +147,9 @@ def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
         + " (sizes too small to state as results)" * quick,
         "commit": commit,
-        "processor": f"{provenance.cpu_name()}, {usable_cores()} cores; load before the start {load:.1f}",
+        "processor": (
+            f"{provenance.cpu_name()}, {usable_cores()} cores; load before the start {load:.1f}"
+        ),
         "GPU": gpu,
         "versions": ", ".join(versions),
         "duration": f"{seconds:.0f} s",
@@ -154,7 +158,7 @@ def _circumstances(load: float, seconds: float, *, quick: bool) -> str:
 
 
 def _version(package: str) -> str:
-    """A package's version; on a machine that only trains, Ray and MLflow are missing."""
+    """Return a package's version; a machine that only trains lacks Ray and MLflow."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

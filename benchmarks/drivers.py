@@ -1,7 +1,7 @@
-"""What one trial more costs the driver of a run, and how much memory it keeps, by the number of trials done.
+"""Cost of one more trial for a run's driver: seconds and memory.
 
-The trials train a model without layers for an epoch of one step and file their records, so what is left is the harness:
-Ray Tune, the driver, workers, claims, filing, and the MLflow view.
+The trials train a model without layers for an epoch of one step and leave their records, so what is
+left is the harness: Ray Tune, the driver, workers, leases, records, and the MLflow view.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ WAYS = {"without MLflow": ("--no-mlflow",), "with the live view": ()}
 
 @dataclass(frozen=True)
 class Driven:
-    """What was seen of a run."""
+    """Measurements of a run."""
 
     report: Report
     filed: list[float]
@@ -103,9 +103,11 @@ def measure(quick: bool) -> Measured:
         },
     )
     notes = [
-        "whole `run` commands, each once, with fresh folders and MLflow stores, one CPU per trial; the model is a "
+        "whole `run` commands, each once, with fresh folders and MLflow stores, one CPU per "
+        "trial; the model is a "
         "plugin without layers: its 36 images take one step",
-        "seconds a trial: between the records' times of filing, in the table of runs from the tenth part on, when "
+        "seconds a trial: between the records' times of filing, in the table of runs from the "
+        "tenth part on, when "
         "workers have started; the threads are looked at a "
         "hundred times a second, and `start and end` is what is not within Tune's loop",
     ]
@@ -132,7 +134,7 @@ def _drive(trials: int, words: tuple[str, ...]) -> Driven:
 
 
 def _rows(way: str, driven: dict[int, Driven]) -> list[Row]:
-    """Late trials of the longest run against early ones; the memory of runs against that of the shortest."""
+    """Compare late trials of the longest run with early ones, and its memory with the shortest."""
     fewest, *more = sorted(driven)
     longest = more[-1] if more else fewest
     early, late = (driven[longest].each(*shares) for shares in (EARLY, LATE))

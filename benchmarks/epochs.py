@@ -1,7 +1,8 @@
-"""Epochs of a trial, resnet-20 on 32×32 images: evaluation as needed against every epoch, batch 128 against 512.
+"""Epochs of a trial: evaluation as needed, and batch sizes.
 
-Training and test set are five to one, as CIFAR's are. Evaluation as needed takes the epochs of one evaluation of a
-trial of 300 epochs together. A GPU measures each precision, a CPU fp32 alone.
+Resnet-20 on 32×32 images: evaluation as needed against every epoch, batch 128 against 512. Training
+and test set are five to one, as CIFAR's are. Evaluation as needed takes the epochs of one
+evaluation of a trial of 300 epochs together. A GPU measures each precision, a CPU fp32 alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 
 
 def measure(quick: bool) -> Measured:
-    """The rows of the GPU where there is one, else of the CPU."""
+    """Measure the rows of the GPU where there is one, else of the CPU."""
     device = measured_device()
     names = list(PRECISIONS) if device == "cuda" else ["fp32"]
     n_images = 512 if device == "cpu" else 12_288
@@ -52,7 +53,8 @@ def measure(quick: bool) -> Measured:
             for name in names
         ]
     notes = [
-        f"Random images of 32×32×3, {n_images:,} for training and a fifth of that to evaluate; one CPU thread, as a "
+        f"Random images of 32×32×3, {n_images:,} for training and a fifth of that to evaluate; "
+        "one CPU thread, as a "
         "trial has. E, H and a validation set are not part of it.",
     ]
     return Measured(rows, notes=notes)
@@ -62,7 +64,7 @@ def measure(quick: bool) -> Measured:
 def _training(
     data: PreparedData, device: str, name: str, batch: int, every: int
 ) -> Iterator[Training]:
-    """A trial in a worker's circumstances, whose first steps are over."""
+    """Yield a trial in a worker's environment, whose first steps are over."""
     values = {
         "dataset": "random",
         "protocol": "paper",
@@ -90,9 +92,13 @@ def _as_needed(
         }
         seconds = paired(ways, rounds, warm_up=1)
     return compared(
-        f"seconds of {every} epochs, {device}, {name}, batch {batch}, evaluation as needed", "evaluation every epoch",
+        f"seconds of {every} epochs, {device}, {name}, batch {batch}, evaluation as needed",
+        "evaluation every epoch",
         seconds["needed"], seconds["always"], aim=at_most(0.97),
-        bound="the training steps; evaluating a fifth as many images costs a third of a step's operations an image",
+        bound=(
+            "the training steps; evaluating a fifth as many images costs a third of a step's "
+            "operations an image"
+        ),
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
-"""How often the tables' tests err and how often they find an effect, by simulating whole tables.
+"""Error rates and power of the tables' tests, by simulation.
 
     python -m benchmarks.evidence [--tables N] [--sets N] [--seed N]
 
-A test set is drawn anew for every table: each image has a difficulty b ~ N(centre, spread²) in logits, shared by all
-networks, and a network with shift s is right on it with chance sigmoid(b + s). Shifts are normal around their arm's;
-given its shift a network's number of right answers is a sum of independent draws, taken as normal with that sum's
-mean and variance and rounded to whole images. Accuracies then go through `study.analysis.statistics.confirmatory`, as
-those of real trials do.
+A test set is drawn anew for every table: each image has a difficulty b ~ N(centre, spread²) in
+logits, shared by all networks, and a network with shift s is right on it with chance sigmoid(b +
+s). Shifts are normal around their arm's; given its shift a network's number of right answers is a
+sum of independent draws, taken as normal with that sum's mean and variance and rounded to whole
+images. Accuracies then go through `study.analysis.statistics.confirmatory`, as those of real trials
+do.
 """
 
 import argparse
@@ -36,11 +37,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class World:
-    """What all tables of a simulation have in common.
+    """Settings that all tables of a simulation share.
 
     Attributes:
         seed_sd: standard deviation of one arm's accuracy over seeds on one test set, in points.
-        taste: standard deviation over images of what an arm alone makes of an image, in logits. Above 0 arms of
+        taste: standard deviation over images of an arm's own preference, in logits. Above 0 arms of
             equal accuracy over all images differ on any one test set.
         images: size of the test set.
         centre, spread: of the images' difficulties, in logits.
@@ -64,14 +65,14 @@ class World:
         return math.sqrt((self.seed_sd / 100) ** 2 - slope / self.images) / slope
 
     def shift_of(self, effect: float) -> float:
-        """The shift that raises an arm's accuracy over all images by so many points."""
+        """Return the shift that raises an arm's accuracy over all images by an effect in points."""
         return float(
             np.interp(self.accuracy(0) + effect / 100, [self.accuracy(s) for s in SHIFTS], SHIFTS)
         )
 
     @property
     def taste_sd(self) -> float:
-        """Standard deviation over test sets of the difference that tastes make between two arms, in points."""
+        """Standard deviation over test sets of the difference that tastes make, in points."""
         chances = special.expit(self._all)
         squared = float(((chances * (1 - chances)) ** 2).mean())
         return 100 * self.taste * math.sqrt(2 * squared / self.images)
@@ -106,7 +107,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Setting:
-    """Tables of so many cells beside a reference, of `n` seeds each; the first cell has a true effect, in points."""
+    """Tables of some cells beside a reference, of `n` seeds each; the first has a true effect."""
 
     cells: int
     n: int
@@ -115,7 +116,7 @@ class Setting:
 
 @dataclass
 class Count:
-    """In how many tables: a null cell rejected, with and without Holm's correction; the true effect found."""
+    """Counts of tables: a null cell rejected, without and with Holm; the true effect found."""
 
     false: int = 0
     uncorrected: int = 0
@@ -165,7 +166,7 @@ def _judge(table: list[list[float]], setting: Setting, count: Count) -> None:
 
 
 def band(tables: int) -> tuple[int, int]:
-    """Counts between which 95% of simulations lie whose true rate is α: the exact binomial band."""
+    """Return the exact binomial band: counts of 95% of simulations whose true rate is α."""
     low, high = stats.binom.interval(0.95, tables, ALPHA)
     return int(low), int(high)
 
@@ -215,11 +216,13 @@ def main() -> None:
     tasted = simulate(tasting, few, options.tables, options.seed)
     low, high = band(options.tables)
     parts = [
-        f"{options.tables} tables per setting, seed {options.seed}; {tasting.images} images of difficulty "
+        f"{options.tables} tables per setting, seed {options.seed}; {tasting.images} images of "
+        "difficulty "
         f"N({tasting.centre}, {tasting.spread}²) in logits, mean accuracy "
         f"{100 * World().accuracy(0):.1f}%; α = {ALPHA}.",
         "Rate of tables in which some cell without an effect is rejected "
-        f"(binomial band around 5%: {_percent(low, options.tables)} to {_percent(high, options.tables)}):",
+        f"(binomial band around 5%: {_percent(low, options.tables)} to "
+        f"{_percent(high, options.tables)}):",
         pipe_table(
             ["sd over seeds", "arms' own tastes", "cells", "n", "with Holm", "without"],
             [
@@ -257,7 +260,8 @@ def main() -> None:
                 for setting in null
             ],
         ),
-        f"Rate of {options.sets} test sets whose 95% bootstrap interval holds the difference over all images:",
+        f"Rate of {options.sets} test sets whose 95% bootstrap interval holds the difference over "
+        "all images:",
         pipe_table(
             ["images", "networks per arm", "held"],
             [

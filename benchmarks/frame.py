@@ -1,7 +1,7 @@
-"""What a benchmark gives and how it is shown: rows of ratios, curves, small tables.
+"""Results of benchmarks, and their layout: rows of ratios, curves, small tables.
 
-A section is a module with `measure(quick: bool) -> Measured`. Ratios are the result: of ways that took turns on one
-machine. Absolute figures stand beside them for reading along.
+A section is a module with `measure(quick: bool) -> Measured`. Ratios are the result, of ways that
+took turns on one machine. Absolute figures are beside them for reference.
 """
 
 import math
@@ -61,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Detail:
-    """A small table of its own beneath the one table, for instance where the seconds of one figure go."""
+    """A small table below the main one, for instance of the seconds behind one figure."""
 
     title: str
     header: tuple[str, ...]
@@ -70,7 +70,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a section found."""
+    """Results of a section."""
 
     rows: list[Row]
     curves: list[Curve] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Measured:
 
 
 def measured_device() -> str:
-    """What this machine trains on: its GPU where there is one. `CUDA_VISIBLE_DEVICES=` hides it."""
+    """Return the device to measure: the GPU if there is one and it is visible."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,19 +88,19 @@ def measured_device() -> str:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a ratio should be."""
+    """Target of a ratio."""
 
     text: str
     holds: Callable[[float], bool]
 
 
 def at_least(bound: float) -> Aim:
-    """A ratio that should not be below a bound."""
+    """Return the aim that a ratio is not below a bound."""
     return Aim(f"≥ {bound:g}", lambda ratio: ratio >= bound)
 
 
 def at_most(bound: float) -> Aim:
-    """A ratio that should not be above a bound."""
+    """Return the aim that a ratio is not above a bound."""
     return Aim(f"≤ {bound:g}", lambda ratio: ratio <= bound)
 
 
@@ -111,10 +111,10 @@ def paired(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each way, round by round: the ways take turns, so that a machine's drift hits all alike.
+    """Time each way, round by round: the ways take turns, so that a machine's drift hits all.
 
     Args:
-        ways: what is timed, by name. Work that is queued on a device must be waited for inside.
+        ways: the functions to time, by name. They must wait for work that is queued on a device.
         rounds: how often each is timed.
         warm_up: rounds before these that are not counted.
         clock: seconds from any origin.
@@ -131,16 +131,16 @@ def paired(
 
 
 def ratios_of(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The ratio of each round."""
+    """Return the ratio of each round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the rounds' ratios."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(ratios_of(ours, theirs))
 
 
-def compared(
+def compared(  # noqa: PLR0913 a row has as many fields
     measure: str,
     against: str,
     ours: Sequence[float],
@@ -150,7 +150,7 @@ def compared(
     unit: str = "s",
     aim: Aim | None = None,
 ) -> Row:
-    """The row of two ways' figures, a pair per round: seconds, or rates where more is better."""
+    """Make the row of two ways' figures, a pair per round: seconds, or rates to maximise."""
     ratios = ratios_of(ours, theirs)
     ratio = statistics.median(ratios)
     return Row(
@@ -170,18 +170,18 @@ def compared(
 def not_measured(
     measure: str, against: str, why: str, *, bound: str = "", aim: Aim | None = None
 ) -> Row:
-    """The row of what this machine cannot measure, or of what failed."""
+    """Make the row of what this machine cannot measure, or of what failed."""
     return Row(measure, against, None, aim.text if aim else "", None, why, "", 0, bound)
 
 
 def figure(value: float, unit: str = "") -> str:
-    """A number to three significant digits, never with an exponent."""
+    """Format a number to three significant digits, never with an exponent."""
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:.{digits}f} {unit}".rstrip()
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """The one table, in Markdown."""
+    """Render the main table in Markdown."""
     header = ("measure", "against", "ratio", "aim", "met", "ours", "theirs", "rounds", "bounded by")
     return pipe_table(header, [_cells(row) for row in rows])
 
@@ -205,7 +205,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Render a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines

@@ -1,4 +1,4 @@
-"""A data set of a handful of images, for benchmarks of what is around the training."""
+"""A data set of a few images, to benchmark everything except training."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ NAME = "made-up"
 
 
 def prepare_made_up(root: Path) -> None:
-    """Prepare random 8×8 images of two classes below a folder of data sets: 20 each to train on, 4 each to test."""
+    """Prepare random 8×8 images of two classes: 20 each to train on, 4 each to test."""
     random = np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         for part, n in (("train", 20), ("test", 4)):

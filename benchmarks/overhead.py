@@ -1,6 +1,7 @@
-"""What a trial costs beside its training: this harness against plain Ray Tune with its MLflow callback.
+"""Cost of a trial beside its training, against plain Ray Tune.
 
-Trials that train next to nothing, so that what is left is starting, reporting, recording and showing them.
+The trials train almost nothing, so that what is left is starting, reporting, recording and showing
+them.
 """
 
 import statistics
@@ -24,7 +25,7 @@ AGAINST = "Ray Tune and MLflowLoggerCallback, function trials that only report"
 
 
 def measure(quick: bool) -> Measured:
-    """Wall seconds of whole commands, by number of trials; and seconds between the ends of two trials."""
+    """Measure wall seconds of commands by number of trials, and seconds between trials' ends."""
     few, some, many = (2, 3, 6) if quick else (2, 20, 200)
     further: dict[str, float] = {}
     with TemporaryDirectory() as name:
@@ -57,7 +58,10 @@ def measure(quick: bool) -> Measured:
         [further["ours many"]],
         [further["plain"]],
         aim=at_most(0.2),
-        bound="ours: training, two small files, a few rows in MLflow's store; plain: a new process for every trial",
+        bound=(
+            "ours: training, two small files, a few rows in MLflow's store; plain: a new process "
+            "for every trial"
+        ),
     )
     curve = Curve(
         "cost-against-trials",
@@ -70,16 +74,18 @@ def measure(quick: bool) -> Measured:
         },
     )
     notes = [
-        "whole processes, fresh folders and MLflow stores, one CPU per trial; ours train a resnet-20 on 36 images of "
+        "whole processes, fresh folders and MLflow stores, one CPU per trial; ours train a "
+        "resnet-20 on 36 images of "
         "8×8 for an epoch and leave records, the plain ones train nothing and import no torch",
-        f"the plain command of {some} trials, the longest, ran once, between two of ours; the ends of trials are when "
+        f"the plain command of {some} trials, the longest, ran once, between two of ours; the "
+        "ends of trials are when "
         "our records were filed, and what Tune says of its own",
     ]
     return Measured([all_in, between], [curve], notes=notes)
 
 
 def _ours(data: Path, trials: int) -> float:
-    """`run` with as many seeds as trials, on results of its own; seconds between the ends of two trials."""
+    """Run a study with fresh results; return the seconds between the ends of two trials."""
     print(f"  ours, {trials} trials", flush=True)
     with TemporaryDirectory() as name:
         file = Path(name, "study.yaml")
@@ -91,7 +97,7 @@ def _ours(data: Path, trials: int) -> float:
 
 
 def _plain(trials: int) -> float:
-    """The plain script, in a folder of its own; seconds between the ends of two trials."""
+    """Run the plain script in its own folder; return the seconds between the ends of two trials."""
     print(f"  plain, {trials} trials", flush=True)
     with TemporaryDirectory() as name:
         return float(last_line(python(Path(name), "-m", "benchmarks.plain_tune", trials, name)))

@@ -1,4 +1,4 @@
-"""Trials/hour with trials side by side against one at a time: on a GPU that they share, and on the CPU's cores."""
+"""Trials per hour side by side, on one GPU or several cores."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,11 +25,14 @@ from study.execution.estimate.gpu_sharing import (
 )
 
 BOUND_CPU = "operations: both ways keep all cores busy"
-BOUND_GPU = "the GPU's time: kernels of several processes take turns, so only what a trial leaves idle can be gained"
+BOUND_GPU = (
+    "the GPU's time: kernels of several processes take turns, so only what a trial leaves idle can "
+    "be gained"
+)
 
 
 def measure(quick: bool) -> Measured:
-    """The row of the GPU where there is one, else of the CPU."""
+    """Measure the row of the GPU where there is one, else of the CPU."""
     rounds, seconds = (1, 1.0) if quick else (2, 4.0)
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -45,7 +48,8 @@ def measure(quick: bool) -> Measured:
             )
             rows, details = [_on_cpu(config, folder, rounds, seconds), absent], []
     notes = [
-        "Training steps of resnet-20 at batch 512, each trial in a process of its own, measured while all train."
+        "Training steps of resnet-20 at batch 512, each trial in a process of its own, measured "
+        "while all train."
     ]
     return Measured(rows, details=details, notes=notes)
 

@@ -1,4 +1,4 @@
-"""What the table is compared with: the same files through `json.loads`, and a pandas groupby that picks per cell.
+"""Baseline of the table: `json.loads` and a pandas groupby.
 
 Run as `python -m benchmarks.plain_table FOLDER`.
 """
@@ -11,7 +11,7 @@ import pandas as pd
 
 
 def main() -> None:
-    """Print, per metric, the test accuracy of the λe that is best on validation, mean and spread over the seeds."""
+    """Print, per metric, the test accuracy of the λe that is best on validation, over the seeds."""
     rows = []
     for path in Path(sys.argv[1]).glob("*.json"):
         record = json.loads(path.read_bytes())["record"]

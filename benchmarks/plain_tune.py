@@ -1,6 +1,7 @@
-"""What the harness is compared with: Ray Tune and its MLflow callback as their documentation shows them.
+"""Baseline of the harness: Ray Tune and its MLflow callback.
 
-Run as `python -m benchmarks.plain_tune TRIALS FOLDER`; prints the seconds between two trials' ends.
+It follows their documentation. Run as `python -m benchmarks.plain_tune TRIALS FOLDER`; prints the
+seconds between two trials' ends.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Whole commands, each in a process of its own, as a user starts them."""
+"""Commands in processes of their own, as a user starts them."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ TIMEOUT_S = 300
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without what would redirect the harness, and with usage reporting off."""
+    """Return this environment without variables that redirect the harness, reporting off."""
     kept = {
         k: v
         for k, v in os.environ.items()
@@ -46,11 +46,11 @@ def python(folder: Path, *words: object, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def status_kib(key: str) -> int:
-    """A figure of this process's memory as Linux gives it, `VmRSS` or `VmHWM` (its peak), in KiB."""
+    """Return a figure of this process's memory from Linux, `VmRSS` or `VmHWM` (peak), in KiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def last_line(text: str) -> str:
-    """The last line that says something; empty where none does."""
+    """Return the last line with text, or ""."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

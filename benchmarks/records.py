@@ -1,4 +1,4 @@
-"""From 10,000 records to a table: `table`, whole process, against json.loads and a pandas groupby."""
+"""From 10,000 records to a table, against json.loads and pandas."""
 
 import os
 import random
@@ -60,11 +60,16 @@ def measure(quick: bool) -> Measured:
         seconds[OURS],
         seconds[PLAIN],
         aim=at_most(3),
-        bound="operations per record: plan its trial, read, hash and validate its file; both read every byte",
+        bound=(
+            "operations per record: plan its trial, read, hash and validate its file; both read "
+            "every byte"
+        ),
     )
     notes = [
-        f"{len(METRICS_USED)} metrics × λe × {len(SEEDS)} seeds, and more values of λe for more records; flat in one "
-        "folder, without their .npz, which neither way reads; the files are in the page cache for both",
+        f"{len(METRICS_USED)} metrics × λe × {len(SEEDS)} seeds, and more values of λe for more "
+        "records; flat in one "
+        "folder, without their .npz, which neither way reads; the files are in the page cache for "
+        "both",
         "the records are made by this project's own store, with os.fsync doing nothing meanwhile",
     ]
     curve = Curve(
@@ -74,7 +79,7 @@ def measure(quick: bool) -> Measured:
 
 
 def plan_of(folder: Path, places: Places, candidates: int) -> Plan:
-    """The study with so many candidates per cell; its trials are also those of the larger ones."""
+    """Plan the study with some candidates per cell; its trials are also those of larger ones."""
     file = folder / f"candidates{candidates}.yaml"
     grid = [(i + 1) / 100 for i in range(candidates)]
     text = STUDY.format(dataset=NAME, metrics=", ".join(METRICS_USED), seeds=SEEDS, grid=grid)
@@ -99,10 +104,10 @@ def _seconds(plan: Plan, places: Places, rounds: int) -> dict[str, list[float]]:
 
 
 def file_records(plan: Plan, places: Places) -> None:
-    """File a record for every trial that has none, by the store itself.
+    """Write a record for every trial that has none, by the store itself.
 
-    Each is written into an empty folder and then moved: beside thousands of others a write takes longer the more
-    there are.
+    Each is written into an empty folder and then moved: beside thousands of others a write takes
+    longer.
     """
     staging = RecordStore(places.results / "staging")
     places.trials.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,7 @@ def file_records(plan: Plan, places: Places) -> None:
 
 
 def _record(config: TrainConfig) -> Record:
-    """The record of a trial with made-up scores."""
+    """Make the record of a trial with invented scores."""
     numbers = random.Random(config.identity)  # noqa: S311 nothing secret
     attempt = {"device": "cpu", "threads": 1, "first_epoch": 1, "seconds": 2.5}
     result = TrainResult(

@@ -1,8 +1,9 @@
-"""What E and H cost: all layers of resnet-110, a tree of 10,000 classes, and their share of a resnet-20 step.
+"""Cost of E and H, and their share of a training step.
 
-Against the form that one would write first: per layer (E) or per sphere (H), penalties of that one matrix. And
-against the double loop over pairs, timed on a few pairs and multiplied up. The metric is `cos_hm` throughout,
-which uses both the cosines and the sign codes.
+The sizes are all layers of resnet-110, a tree of 10,000 classes, and a resnet-20 step. Each is
+compared with the form that one would write first: per layer (E) or per sphere (H), penalties of
+that one matrix. And with the double loop over pairs, timed on a few pairs and multiplied up. The
+metric is `cos_hm` throughout, which uses both the cosines and the sign codes.
 """
 
 import math
@@ -51,13 +52,13 @@ class Sign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The sign."""
+        """Return the sign."""
         ctx.save_for_backward(x)
         return x.sign()
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Tensor:
-        """The gradient where |x| ≤ 1."""
+        """Return the gradient where |x| ≤ 1."""
         (x,) = ctx.saved_tensors
         slope: Tensor = grad[0] * (x.abs() <= 1)
         return slope
@@ -80,7 +81,7 @@ def direct(weight: Tensor) -> Tensor:
 
 
 def loop(W: Tensor, pairs: int) -> Tensor:
-    """The same, pair by pair, over the first few pairs."""
+    """Compute the same, pair by pair, over the first few pairs."""
     total, done = W.new_zeros(()), 0
     for i in range(len(W)):
         for j in range(i):
@@ -98,7 +99,7 @@ def cifar_tree() -> ClassTree:
 
 
 def convolutions(model: str, device: str) -> list[Tensor]:
-    """A model's convolutions, laid out as in training."""
+    """Return a model's convolutions, laid out as in training."""
     config = TrainConfig(model=model)
     network = (
         build_network(config, cifar_tree(), (32, 32, 3))
@@ -114,7 +115,7 @@ def large_tree(n_classes: int) -> ClassTree:
 
 
 def large_classifier(n_classes: int, device: str) -> HierarchicalClassifier:
-    """The hierarchical classifier of `large_tree`."""
+    """Make the hierarchical classifier of `large_tree`."""
     generator = torch.Generator().manual_seed(0)
     return HierarchicalClassifier(
         large_tree(n_classes), D, centres="learned", generator=generator
@@ -162,7 +163,7 @@ WAYS = {"energy": energy_ways, "hierarchy": hierarchy_ways}
 
 
 def measure(quick: bool) -> Measured:
-    """The rows of the GPU where there is one, else of the CPU."""
+    """Measure the rows of the GPU where there is one, else of the CPU."""
     device = measured_device()
     with retain_freed_memory():
         rows = _rows(device, 2 if quick else 15)
@@ -170,10 +171,13 @@ def measure(quick: bool) -> Measured:
     if device == "cpu":
         rows += _absent()
     notes = [
-        f"Metric {METRIC}, float32, one layer or sphere at a time for the direct form; CPU with one thread, as a "
-        "trial has. The direct form has none of the library's guards (zero rows, infinite slopes, huge entries).",
+        f"Metric {METRIC}, float32, one layer or sphere at a time for the direct form; CPU with "
+        "one thread, as a "
+        "trial has. The direct form has none of the library's guards (zero rows, infinite slopes, "
+        "huge entries).",
         f"The double loop: {LOOP_PAIRS} pairs timed, multiplied up to all pairs.",
-        "Peak memory: of a fresh process after one forward and backward, less the same process's before it.",
+        "Peak memory: of a fresh process after one forward and backward, less the same process's "
+        "before it.",
     ]
     return Measured(rows, curves=[curve], notes=notes)
 
@@ -209,8 +213,14 @@ def _bound(key: str, device: str) -> str:
     if device == "cuda":
         return "launches: a hundred small kernels, replayed within the step's graph in training"
     if key == "energy":
-        return "operations: half its time multiplies matrices, the other half arccos, cos and roots of all pairs at once"
-    return "bytes: element-wise passes over the pairs of siblings; the direct form's matrices fit its cache as well"
+        return (
+            "operations: half its time multiplies matrices, the other half arccos, cos and roots "
+            "of all pairs at once"
+        )
+    return (
+        "bytes: element-wise passes over the pairs of siblings; the direct form's matrices fit its "
+        "cache as well"
+    )
 
 
 def _against_loop(name: str, ours: list[float], n_pairs: int, device: str) -> Row:
@@ -238,7 +248,7 @@ def _memory(key: str, name: str, unit: str, device: str) -> Row:
 
 
 def _share_of_step(device: str, rounds: int) -> Row:
-    """E on the convolutions and H, forward and backward, against the rest of a resnet-20 step at batch 512."""
+    """Compare E on the convolutions and H with the rest of a resnet-20 step at batch 512."""
     values = {
         "lambda_e": 0.1,
         "metric": METRIC,
@@ -274,7 +284,8 @@ def _share_of_step(device: str, rounds: int) -> Row:
 
     seconds = paired({"ours": regularisers, "step": step}, rounds, warm_up=2)
     return compared(
-        f"E and H together, {device}", "a resnet-20 step at batch 512", seconds["ours"], seconds["step"],
+        f"E and H together, {device}", "a resnet-20 step at batch 512",
+        seconds["ours"], seconds["step"],
         aim=at_most(0.02 if device == "cpu" else 0.05),
         bound="the step grows with the batch, the regularisers do not"
         if device == "cpu"
@@ -283,7 +294,7 @@ def _share_of_step(device: str, rounds: int) -> Row:
 
 
 def _absent() -> list[Row]:
-    """The GPU's rows where there is none."""
+    """Return the GPU's rows for a machine without one."""
     rows = [
         not_measured(f"{name}, speed, cuda", "direct form", "no GPU", aim=at_least(5))
         for name in ("E over resnet-110's layers", f"H on a tree of {N_CLASSES:,} classes")

@@ -1,4 +1,7 @@
-"""What one record more costs the commands that read them all, among many and among few; and their peak memory."""
+"""Cost of one more record for commands that read all of them.
+
+Costs are compared among many records and among few, with peak memory.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -25,9 +28,17 @@ SYNCING: Commands = {
     "mlflow sync, again": ("mlflow", "sync"),
 }
 BOUNDS = {
-    "plan": "operations per record: plan its trial, read, hash and validate its file, and print a line of it",
-    "run, nothing left to train": "operations per record: as `table`, but it reads the records twice",
-    "table": "operations per record: plan its trial, read, hash and validate its file, and a few rows of a frame",
+    "plan": (
+        "operations per record: plan its trial, read, hash and validate its file, and print a line "
+        "of it"
+    ),
+    "run, nothing left to train": (
+        "operations per record: as `table`, but it reads the records twice"
+    ),
+    "table": (
+        "operations per record: plan its trial, read, hash and validate its file, and a few rows "
+        "of a frame"
+    ),
     "mlflow sync, first": "transactions of MLflow's store, six for a trial",
     "mlflow sync, again": "reading every run of the study back",
 }
@@ -36,7 +47,7 @@ Seen: TypeAlias = dict[int, list[Report]]
 
 
 def measure(quick: bool) -> Measured:
-    """Whole commands by number of records; a row says what one record more costs, and how much memory."""
+    """Measure commands by number of records: the cost of one more record, and peak memory."""
     reading, rounds = ((1, 2), 1) if quick else ((10, 50, 100), 3)
     syncing = () if quick else (1, 10, 100)
     seen: dict[str, Seen] = {}
@@ -62,12 +73,16 @@ def measure(quick: bool) -> Measured:
         for n, reports in by_size.items()
     ]
     notes = [
-        "the records of `records`; what one more costs is the difference of two sizes over the difference of their "
-        "numbers, in processor seconds of the process: the start, which all sizes share, would hide it, and between "
+        "the records of `records`; what one more costs is the difference of two sizes over the "
+        "difference of their "
+        "numbers, in processor seconds of the process: the start, which all sizes share, would "
+        "hide it, and between "
         "sizes of a few hundred records its noise would hide what one costs",
-        "`run` trains nothing and leaves MLflow alone; `mlflow sync` writes into a new local SQLite store, "
+        "`run` trains nothing and leaves MLflow alone; `mlflow sync` writes into a new local "
+        "SQLite store, "
         "and once, for the first takes long",
-        "figures are medians of the rounds; peak memory is VmHWM of the command's process, the libraries "
+        "figures are medians of the rounds; peak memory is VmHWM of the command's process, the "
+        "libraries "
         "that it maps among it",
     ]
     return Measured(
@@ -76,7 +91,7 @@ def measure(quick: bool) -> Measured:
 
 
 def _watch(commands: Commands, candidates: int, rounds: int) -> dict[str, list[Report]]:
-    """The commands one after the other, in rounds, on records of their own."""
+    """Run the commands one after the other, in rounds, each on its own records."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         places = Places.of(folder / "results", folder / "data")
@@ -97,7 +112,7 @@ def _figures(report: Report) -> tuple[float, float, float]:
 
 
 def _row(name: str, seen: Seen) -> Row:
-    """What one record more costs among the most, over the same among the fewest; with its memory."""
+    """Compare the cost of one more record among the most with that among the fewest."""
     sizes, aim = sorted(seen), at_most(1.5)
     time = {n: statistics.median(report.cpu_s for report in reports) for n, reports in seen.items()}
     memory = {
@@ -126,6 +141,6 @@ def _row(name: str, seen: Seen) -> Row:
 
 
 def _each(figures: dict[int, float], sizes: Sequence[int]) -> float:
-    """What one record more takes between two sizes."""
+    """Return the cost of one more record between two sizes."""
     few, many = sizes
     return (figures[many] - figures[few]) / (many - few)

@@ -1,4 +1,7 @@
-"""How long a user waits: for the commands that only look, and for the quickstart, from the command to its table."""
+"""Waiting times of a user, from the command to its output.
+
+Commands that only look, and the quickstart up to its table.
+"""
 
 import statistics
 import subprocess
@@ -35,7 +38,7 @@ class Phase:
 
 
 def measure(quick: bool) -> Measured:
-    """The commands that only look, then the quickstart."""
+    """Measure the commands that only look, then the quickstart."""
     with TemporaryDirectory() as name:
         print("  commands that only look", flush=True)
         looks = _looks(Path(name, "looks"), 1 if quick else 2)
@@ -63,19 +66,27 @@ def measure(quick: bool) -> Measured:
             f"python -c '{IMPORTS}'",
             [first_step - started],
             [statistics.median(looks[IMPORTS])],
-            bound="processes started one after the other: Ray's, then Tune's workers, which import torch",
+            bound=(
+                "processes started one after the other: Ray's, then Tune's workers, which import "
+                "torch"
+            ),
         ),
         compared(
             "`run quickstart`, from the command to the table",
             "its training alone, from the first step to the last record",
             [table - started],
             [last_record - first_step],
-            bound="training: operations of the trials side by side, a core each; then the processes of Ray",
+            bound=(
+                "training: operations of the trials side by side, a core each; then the processes "
+                "of Ray"
+            ),
         ),
     ]
     notes = [
-        "the commands that only look: whole processes, the quickstart's data prepared, no records, a warm page cache",
-        "the quickstart: one run, fresh results and data folders; what is read off its folders is known to "
+        "the commands that only look: whole processes, the quickstart's data prepared, no "
+        "records, a warm page cache",
+        "the quickstart: one run, fresh results and data folders; what is read off its folders is "
+        "known to "
         f"{1000 * LOOK_S:.0f} ms",
     ]
     return Measured(rows, details=[_seconds_of(started, phases)], notes=notes)
@@ -95,7 +106,7 @@ def _looks(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def _quickstart(folder: Path, more: list[str]) -> tuple[float, list[Phase]]:
-    """Run the quickstart as a first user does; returns when it was started, and its phases in order."""
+    """Run the quickstart as a first user does; return its start, and its phases in order."""
     tmp = folder / "tmp"
     tmp.mkdir(parents=True)
     places = Places.of(folder / "results", folder / "data")
@@ -184,7 +195,7 @@ def _watch(places: Places, tmp: Path, looked: dict[str, float], ended: threading
 
 
 def _seconds_of(started: float, phases: list[Phase]) -> Detail:
-    """Where the seconds of a run go."""
+    """Tabulate the seconds of a run by phase."""
     starts = [started, *(phase.end for phase in phases)]
     rows = [
         (phase.name, figure(phase.end - start), figure(phase.end - started), phase.source)

@@ -1,11 +1,11 @@
-"""Images/s of a trial, resnet-20 at batch 512 on 32×32 images, against the loop most people copy and a bare step.
+"""Images per second, against a common loop and a bare step.
 
-Three ways train on the same random images, in turn, round by round:
+Resnet-20 at batch 512 on 32×32 images. Three ways train on the same random images, in turn:
 
-- trial: this project's epoch as `dh2l.training.trainer` runs it, in a worker's circumstances (its allocator, its steps);
-- bare: forward, backward and optimizer step on one batch that is already there, in the same process: the ceiling;
-- common: a map-style dataset with torchvision's transforms, a DataLoader with two workers, `.item()` per batch,
-  in a process of its own, because the trial's allocator is a setting of its whole process.
+- trial: this project's epoch as `dh2l.training.trainer` runs it, in a worker's environment;
+- bare: forward, backward and optimizer step on one batch that is already there: the ceiling;
+- common: a map-style dataset with torchvision's transforms, a DataLoader with two workers, and
+  `.item()` per batch, in its own process, because the allocator is a setting of its process.
 """
 
 import json
@@ -50,7 +50,7 @@ OPERATIONS_SHOWN = 9
 
 
 def prepare_random(folder: Path, n_images: int, n_test: int = 200) -> None:
-    """Random images of CIFAR's shape, 100 classes in 20 super-classes, prepared as a user's own would be."""
+    """Prepare random images of CIFAR's shape, 100 classes in 20 super-classes."""
     random = np.random.default_rng(0)
     for part, n in (("train", n_images), ("test", n_test)):
         for i in range(n):
@@ -63,7 +63,7 @@ def prepare_random(folder: Path, n_images: int, n_test: int = 200) -> None:
 
 
 def config_of(data: PreparedData, precision: str = "fp32") -> TrainConfig:
-    """A baseline trial on the random images."""
+    """Return a baseline trial on the random images."""
     values = {"dataset": "random", "protocol": "paper", "batch_size": BATCH, "precision": precision}
     return bind(TrainConfig.parse(values), data.manifest)
 
@@ -90,7 +90,7 @@ class CommonDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 def serve_common(folder: Path, device: str) -> None:
-    """Train an epoch of the common loop for every line that comes in, and answer each with a line."""
+    """Train an epoch of the common loop for every line of input, and answer each with a line."""
     torch.set_num_threads(1)
     data = load("random", folder)
     config = config_of(data)
@@ -115,7 +115,7 @@ def serve_common(folder: Path, device: str) -> None:
 
 
 def measure(quick: bool) -> Measured:
-    """The rows of the GPU where there is one, else of the CPU."""
+    """Measure the rows of the GPU where there is one, else of the CPU."""
     device = measured_device()
     n_images = BATCH * (1 if quick else 2) * (1 if device == "cpu" else 24)
     with TemporaryDirectory() as folder:
@@ -128,16 +128,18 @@ def measure(quick: bool) -> Measured:
             for against, aim in (("the common loop", at_least(5)), ("a bare step", at_least(0.9)))
         ]
     notes = [
-        "Random images of 32×32×3, 100 classes; one CPU thread for every way, as a trial has, and two loader "
+        "Random images of 32×32×3, 100 classes; one CPU thread for every way, as a trial has, and "
+        "two loader "
         "processes more for the common loop; evaluation is not part of it.",
-        "The bare step uses this project's network, layout, optimizer and allocator: it is the ceiling of the "
+        "The bare step uses this project's network, layout, optimizer and allocator: it is the "
+        "ceiling of the "
         "trial, not of the hardware. Convolutions' share of the trial is in the profile.",
     ]
     return Measured(rows, details=[detail], notes=notes)
 
 
 def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
-    """The ways on one device, and where the trial's time goes."""
+    """Compare the ways on one device, and profile the trial."""
     data, where = load("random", folder), torch.device(device)
     words = [sys.executable, "-m", "benchmarks.throughput", str(folder), device]
     common = subprocess.Popen(  # noqa: S603 our own words
@@ -192,17 +194,19 @@ def _on(device: str, folder: Path, rounds: int) -> tuple[list[Row], Detail]:
             bound="of the common loop: page faults and PIL on a CPU, one image after the other",
         ),
         compared(
-            name, "a bare step", rates["trial"], rates["bare"], unit="images/s", aim=at_least(0.9), bound=convolutions
+            name, "a bare step", rates["trial"], rates["bare"],
+            unit="images/s", aim=at_least(0.9), bound=convolutions
         ),
         compared(
-            f"images/s of a trial, {device}, bf16", "the same trial in fp32", rates["bf16"], rates["trial"],
+            f"images/s of a trial, {device}, bf16", "the same trial in fp32",
+            rates["bf16"], rates["trial"],
             unit="images/s", bound="operations of convolutions, bytes of everything else",
         ),
     ], detail  # fmt: skip
 
 
 def _profile(trial: Training, device: str) -> Detail:
-    """Where an epoch's time goes, by operation."""
+    """Tabulate an epoch's time by operation."""
     with torch.profiler.profile() as profile:
         trial.train_epoch(2)
     on_cpu = device == "cpu"

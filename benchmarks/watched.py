@@ -1,6 +1,7 @@
-"""A command, watched from within: its peak memory, and where its threads are, looked at a hundred times a second.
+"""Command watched from within: peak memory, and stacks of threads.
 
-Run as `python -m benchmarks.watched REPORT MODULE WORD ...`; the report is a JSON file.
+Run as `python -m benchmarks.watched REPORT MODULE WORD ...`; looks a hundred times a second. The
+report is a JSON file.
 """
 
 import json
@@ -34,7 +35,7 @@ TIMEOUT_S = 1800
 
 @dataclass(frozen=True)
 class Report:
-    """What was seen of a command."""
+    """Measurements of a command."""
 
     seconds: float
     cpu_s: float
@@ -59,7 +60,7 @@ def watched(folder: Path, *words: object) -> Report:
 
 
 def place(frame: FrameType | None) -> str:
-    """Where a thread is, from its innermost frame outwards."""
+    """Describe the position of a thread, from its innermost frame outwards."""
     found, fitting = "", False
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
@@ -76,7 +77,7 @@ def place(frame: FrameType | None) -> str:
 
 
 def view_place(frame: FrameType | None) -> str:
-    """What the view's thread does: one of its methods, or nothing."""
+    """Return the method that the view's thread runs, or ""."""
     within = IDLE
     while frame is not None:
         if frame.f_code.co_filename == f"{OURS}tracking.py":

@@ -121,7 +121,8 @@ def config_fields() -> str:
         "# Config fields",
         "",
         "This page is generated from `dh2l.TrainConfig`, the configuration of one trial. A study",
-        "sets these fields under `config` and `set`, and searches them under `search`. “Needs” says",
+        "sets these fields under `config` and `set`, and searches them under `search`. “Needs” "
+        "says",
         "in which arms or with which other values a field counts. A study that sets a field where",
         "it cannot count is refused. D1 to D16 are [decisions](../explanation/decisions.md).",
         "",

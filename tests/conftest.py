@@ -1,4 +1,6 @@
-"""Fixtures of the harness's tests: places of their own, data prepared once, no variables that redirect them."""
+"""Fixtures of the harness's tests: places of their own, data prepared once, no variables that
+redirect them.
+"""
 
 import os
 import sys
@@ -37,7 +39,9 @@ NOT_OF_THE_MACHINE = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In continuous integration a test that skips itself has failed, but for want of hardware, a compiler or TeX."""
+    """In continuous integration a test that skips itself has failed, but for want of hardware, a
+    compiler or TeX.
+    """
     report = yield
     if os.environ.get("CI") and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
@@ -55,7 +59,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_data_sets() -> Iterator[None]:
-    """A data set that a test registers or plants is gone after it, because other files' tests list what is known."""
+    """A data set that a test registers or plants is gone after it, because other files' tests list
+    what is known.
+    """
     before = dict(DATA_SETS)
     yield
     DATA_SETS.clear()
@@ -64,7 +70,7 @@ def _own_data_sets() -> Iterator[None]:
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """What a test registers or loads as a plugin is gone after it."""
+    """Forget what a test registers or loads as a plugin."""
     registries: tuple[dict[str, Any], ...] = (METRICS, registry.REGULARISERS, MODELS)
     before, modules = [dict(known) for known in registries], set(sys.modules)
     yield

@@ -173,7 +173,7 @@ class CudaGraphStep:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 self._step(size)
         except RuntimeError as error:
-            # An operation that breaks a recording is told of twice; the second time, as it ends,
+            # An operation that breaks a recording is reported twice; the second time, as it ends,
             # without the cause.
             self.problem = first_line(error.__context__ or error)
             return False

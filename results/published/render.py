@@ -2,8 +2,8 @@
 
     python results/published/render.py
 
-Every folder here that is named like a shipped study is a results folder. Its table, its finished trials and its
-learning curves go into README.md, the cells and the curves into files beside it.
+Every folder here that is named like a shipped study is a results folder. Its table, its finished
+trials and its learning curves go into README.md, the cells and the curves into files beside it.
 """
 
 import sys
@@ -30,9 +30,9 @@ HERE = Path(__file__).resolve().parent
 INTRODUCTION = """# Published results
 
 The results that this project stands behind, with their records: `dh2l-study table STUDY --results
-results/published/STUDY` makes each table again, `replay ID` trains a record's trial again. This page is rendered by
-`python results/published/render.py`, and a test holds that it is what the records give. A study whose trials are still
-being trained is shown as far as it is.
+results/published/STUDY` makes each table again, `replay ID` trains a record's trial again. This
+page is rendered by `python results/published/render.py`; a test holds that it is what the records
+give. A study whose trials are still being trained is shown as far as it is.
 """
 CURVES = {
     "test_accuracy": "test accuracy, %",
@@ -43,7 +43,7 @@ TRIALS = ["metric", "arm", "stage", "seed", "λe", "λl", "validation, %", "hour
 
 
 def main(source: Path = HERE, target: Path = HERE) -> int:
-    """Write README.md and the files that it refers to into a folder, from the records in another."""
+    """Write README.md and its files into a folder, from the records in another."""
     parts = [INTRODUCTION]
     for name in sorted(shipped_studies()):
         folder = source / name
@@ -55,7 +55,7 @@ def main(source: Path = HERE, target: Path = HERE) -> int:
 
 
 def _numerics(folder: Path) -> int:
-    """Find the numerics that the records in a results folder carry, which later code may have raised."""
+    """Find the numerics of the records in a results folder; later code may have raised it."""
     for record in RecordStore(folder / "trials").read().records.values():
         return numerics_of(TrainConfig.parse(record.config), record.identity)
     return NUMERICS
@@ -91,7 +91,8 @@ def _section(name: str, state: StudyState, target: Path) -> list[str]:
             )
             lines += [f"![{caption}]({file}.svg)\n"]
     lines += [
-        f"### Trials\n\n{done} of {total} trials known so far are done; the file `{name}.csv` has the cells.\n"
+        f"### Trials\n\n{done} of {total} trials known so far are done; the file `{name}.csv` has "
+        "the cells.\n"
     ]
     if done:
         lines += ["\n".join(pipe_table([TRIALS, *_trials(trial_frame(results))])) + "\n"]
@@ -99,7 +100,10 @@ def _section(name: str, state: StudyState, target: Path) -> list[str]:
 
 
 def _trials(frame: pd.DataFrame) -> list[list[str]]:
-    """A row for each finished trial. Test accuracies of trials that choose are left out: they decide nothing."""
+    """Return a row for each finished trial.
+
+    Test accuracies of trials that choose are left out, because they decide nothing.
+    """
     done = frame[frame["state"] == "done"]
     return [
         [

@@ -1,4 +1,4 @@
-"""Time left of a run, from its trials to come and its pace."""
+"""Time left of a run, from trials to come and pace."""
 
 import time
 from collections.abc import Callable

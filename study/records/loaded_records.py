@@ -1,4 +1,4 @@
-"""Records read from a folder, with the faults of files that cannot be used."""
+"""Records read from a folder, and faults of unusable files."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

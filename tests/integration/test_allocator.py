@@ -1,4 +1,6 @@
-"""The allocator keeps a step's buffers, and gives them back at the end. Each case in a process of its own."""
+"""The allocator keeps a step's buffers, and gives them back at the end. Each case in a process of
+its own.
+"""
 
 import json
 import platform

@@ -74,7 +74,10 @@ def test_cub_has_200_classes_in_70_groups(cub_layout: Path, tmp_path: Path) -> N
     assert sorted(manifest.classes) == sorted((super_class(name), name) for name in cub_classes())
     assert (manifest.n_train, manifest.n_test, manifest.image_shape) == (200, 200, (8, 8, 3))
     assert (manifest.stored, manifest.flip, manifest.crop_padding) == ("ragged", True, 0)
-    part = "a part of the official files of CUB-200-2011: 200 training and 200 test images, not 5,994 and 5,794"
+    part = (
+        "a part of the official files of CUB-200-2011: 200 training and 200 test images, not 5,994 "
+        "and 5,794"
+    )
     assert f"this is {part}" in said
     assert manifest.source.endswith(", a part of them: 200 training and 200 test images")
 
@@ -192,9 +195,12 @@ def test_a_download_that_fails_says_where_to_get_cub_and_what_to_type(
     with pytest.raises(DataError) as error:
         prepare("cub200", tmp_path)
     assert str(error.value) == (
-        "cub200 could not be downloaded from https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz (no "
-        "route to host); get it another way and type: dh2l-study data prepare cub200 --from PATH, where PATH is the "
-        "official archive CUB_200_2011.tgz, the folder that it unpacks to, or the folder that holds either"
+        "cub200 could not be downloaded from "
+        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz (no "
+        "route to host); get it another way and type: dh2l-study data prepare cub200 --from PATH, "
+        "where PATH is the "
+        "official archive CUB_200_2011.tgz, the folder that it unpacks to, or the folder that "
+        "holds either"
     )
 
 
@@ -256,8 +262,10 @@ def test_the_first_devkit_has_no_test_labels_which_is_said(cars: Path, tmp_path:
     with pytest.raises(DataError) as error:
         small("cars", tmp_path / "data", cars)
     assert str(error.value) == (
-        f"the labels of the test images are missing below {cars}: the devkit's cars_test_annos.mat has none. They come "
-        "in a file of their own, cars_test_annos_withlabels.mat, which was published beside the devkit; put it into "
+        f"the labels of the test images are missing below {cars}: the devkit's "
+        "cars_test_annos.mat has none. They come "
+        "in a file of their own, cars_test_annos_withlabels.mat, which was published beside the "
+        "devkit; put it into "
         f"{cars}/devkit and type: dh2l-study data prepare cars --from {cars}"
     )
 
@@ -315,8 +323,8 @@ def test_the_command_prepares_cub_at_a_smaller_size(
     )
     assert code == 0
     assert (
-        "cub200: 200 training and 200 test images of 10×10×3, cut out of images of many sizes, classes 70 → 200"
-        in text
+        "cub200: 200 training and 200 test images of 10×10×3, cut out of images of many sizes, "
+        "classes 70 → 200" in text
     )
     data = load("cub200", tmp_path / "data")
     assert data.train_size is not None

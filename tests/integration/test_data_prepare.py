@@ -38,7 +38,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchvisionFiles:
-    """A CIFAR-100 of 3 classes in torchvision's format, and tables that say this were the official one."""
+    """A CIFAR-100 of 3 classes in torchvision's format, and tables that say this were the official
+    one.
+    """
     from torchvision.datasets import CIFAR100
 
     files = write_cifar100(tmp_path / "torchvision", CIFAR_TRAIN, CIFAR_TEST)
@@ -109,8 +111,10 @@ def test_cifar_means_the_complete_data_set(images: Path, root: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare("cifar100", root, source=images)
     assert str(error.value) == (
-        "cifar100 means the complete data set (50,000 training and 10,000 test images of 100 classes in "
-        "20 groups, 32×32×3, 2 deep); what was given has 9 training and 6 test images of 3 classes in "
+        "cifar100 means the complete data set (50,000 training and 10,000 test images of 100 "
+        "classes in "
+        "20 groups, 32×32×3, 2 deep); what was given has 9 training and 6 test images of 3 "
+        "classes in "
         "2 groups, 8×8×3, 2 deep; prepare it under another name"
     )
     with pytest.raises(
@@ -274,7 +278,8 @@ def test_sizes_that_differ_are_named_and_size_makes_them_one(images: Path, root:
         prepare("own", root, source=images)
     assert str(error.value) == (
         f"all images must have the same size, but {images}/train/fish/cod/000.png has 8×8 pixels "
-        f"and {other} 16×12; --size N makes all of them N×N, and --shorter-side N keeps their proportions"
+        f"and {other} 16×12; --size N makes all of them N×N, and --shorter-side N keeps their "
+        "proportions"
     )
     assert prepare("own", root, source=images, size=6).image_shape == (6, 6, 3)
     assert [255, 0, 0] in load("own", root).test_x[:2, 0, 0].tolist()
@@ -400,7 +405,8 @@ def test_a_class_spelled_in_two_forms_of_unicode_is_one(images: Path, root: Path
     with pytest.raises(DataError) as refused:
         prepare("own", root, source=images)
     assert str(refused.value) == (
-        f"{double.parent} has two folders called 'Barsch\xe9', whose names differ only in how Unicode spells them "
+        f"{double.parent} has two folders called 'Barsch\xe9', whose names differ only in how "
+        "Unicode spells them "
         "('Barsche\\u0301' and 'Barsch\\xe9'); put their images into one"
     )
 
@@ -424,7 +430,8 @@ def test_a_class_with_one_training_image_is_named_when_it_is_prepared(
     said: list[str] = []
     assert prepare("own", root, source=images, report=said.append).train_sizes == (3, 1, 3)
     assert said[1] == (
-        "only 1 training image: fish/ray. A validation split needs at least 2 of each class: add images, or set "
+        "only 1 training image: fish/ray. A validation split needs at least 2 of each class: add "
+        "images, or set "
         "protocol: paper"
     )
 
@@ -468,7 +475,8 @@ def test_test_images_that_are_training_images_are_said(
     said: list[str] = []
     prepare("own", root, source=images, shorter_side=shorter_side, report=said.append)
     assert (
-        "2 test images are in the training set too, pixel for pixel: there a test shows memory alone. Remove them from "
+        "2 test images are in the training set too, pixel for pixel: there a test shows memory "
+        "alone. Remove them from "
         "one of the two" in said
     )
 

@@ -1,4 +1,6 @@
-"""Whatever is in a file, what reads it gives a value or a sentence for its user, never another exception."""
+"""Whatever is in a file, what reads it gives a value or a sentence for its user, never another
+exception.
+"""
 
 import hashlib
 import io
@@ -99,7 +101,8 @@ PLAIN = st.recursive(
 )
 
 
-# ---------------------------------------------------------------------------------------------- studies and trees
+# ----------------------------------------------------------------------------------------------
+# studies and trees
 
 
 def plan_of(folder: Path, content: bytes) -> Any:
@@ -173,7 +176,8 @@ def test_any_bytes_are_a_class_tree_or_a_sentence(tmp_path: Path, content: bytes
     sentence_or_value(lambda: read_tree(path, (("a", "0"), ("a", "1"))))
 
 
-# ---------------------------------------------------------------------------------------------- records and claims
+# ----------------------------------------------------------------------------------------------
+# records and claims
 
 
 @pytest.fixture(scope="module")

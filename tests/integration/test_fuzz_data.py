@@ -1,4 +1,6 @@
-"""Whatever is in a data set's files, its reader gives images or a sentence, never another exception."""
+"""Whatever is in a data set's files, its reader gives images or a sentence, never another
+exception.
+"""
 
 import gzip
 import io

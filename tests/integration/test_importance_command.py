@@ -25,7 +25,8 @@ search:
   centres: {grid: [learned, parent]}
   centre_scale: {grid: [0.2, 0.3, 0.4, 0.5], when: {centres: parent}}
 """
-"""E+H has fifteen candidates: three with learned centres, twelve with a node's own vectors as centres."""
+"""E+H has fifteen candidates: three with learned centres, twelve with a node's own vectors as
+centres."""
 
 
 def test_the_command_shows_what_matters(
@@ -47,7 +48,8 @@ def test_the_command_shows_what_matters(
     code, text, error = shell("importance", path)
     assert (code, error) == (0, "")
     assert text.startswith(
-        "grid: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where noise"
+        "grid: the fields' shares of what explains the scores (fANOVA). They sum to 1 also where "
+        "noise"
     )
     assert "0.1 to 0.2: 4" in text
     assert "learned: 8" in text

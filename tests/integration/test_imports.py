@@ -13,7 +13,9 @@ from study_fixtures import ROOT
 
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Full names of all modules that a file imports, at its top or inside a function, with their lines."""
+    """Full names of all modules that a file imports, at its top or inside a function, with their
+    lines.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -36,7 +38,7 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def importers(package: str, *modules: str) -> dict[str, list[str]]:
-    """Which files of a package import one of the modules, and where."""
+    """Find the files of a package that import one of the modules, and the lines."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / package).rglob("*.py")):
         for name, line in imported(path):
@@ -63,7 +65,10 @@ def test_no_module_is_imported_by_a_name_made_at_run_time_but_users_plugins() ->
 
 def loaded_by(module: str) -> set[str]:
     """Top-level packages in a fresh interpreter after it has imported one module."""
-    code = f"import json, sys, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    code = (
+        f"import json, sys, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in "
+        "sys.modules})))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

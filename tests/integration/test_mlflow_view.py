@@ -60,7 +60,9 @@ def tracked(tmp_path: Path, empty_store: Path) -> Places:
 
 
 def file(places: Places, plan: Plan, *records: Record, epochs: int = 2) -> StudyState:
-    """File records with a history of `epochs` epochs beside the finished ones, and read the standing."""
+    """File records with a history of `epochs` epochs beside the finished ones, and read the
+    standing.
+    """
     for record in records:
         history = {
             "history.train_loss": np.linspace(2, 1, epochs),
@@ -190,7 +192,9 @@ class Asked(MlflowClient):
 def test_a_trial_costs_a_first_sync_six_requests_and_the_next_none(
     tmp_path: Path, tracked: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each takes milliseconds; of two studies, that of more seeds has four trials more in as many cells."""
+    """Each takes milliseconds; of two studies, that of more seeds has four trials more in as many
+    cells.
+    """
     monkeypatch.setattr(tracking_runs, "MlflowClient", Asked)
     asked: dict[str, list[Counter[str]]] = {"few": [], "many": []}
     for name, seeds in (("few", "[0, 1]"), ("many", "[0, 1, 2, 3]")):
@@ -559,7 +563,9 @@ search:
 
 
 def searched_store(tmp_path: Path, places: Places, name: str = "quickstart") -> Plan:
-    """A finished study in the store, of whose E+H trials those with the largest λl are best on validation."""
+    """A finished study in the store, of whose E+H trials those with the largest λl are best on
+    validation.
+    """
     plan = planned(tmp_path, SEARCHED_ARMS, name)
     records = [
         done(config, 90, 50 + 10 * float(config.flat()["lambda_l"]))

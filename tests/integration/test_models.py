@@ -1,4 +1,6 @@
-"""Backbones: the CIFAR networks' sizes, shortcuts and initial values, torchvision's, users'; networks of them."""
+"""Backbones: the CIFAR networks' sizes, shortcuts and initial values, torchvision's, users';
+networks of them.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -122,7 +124,9 @@ def test_shortcut_b_is_a_strided_1x1_convolution_with_batch_norm() -> None:
 
 
 def test_a_block_adds_its_input_before_the_last_relu() -> None:
-    """With the second batch norm's factor 0, a block of equal shape passes a non-negative input on."""
+    """With the second batch norm's factor 0, a block of equal shape passes a non-negative input
+    on.
+    """
     block = CifarResNet(8, 3, generator=generator()).blocks[0]
     assert isinstance(block, BasicBlock)
     nn.init.zeros_(block.bn2.weight)
@@ -302,22 +306,26 @@ def test_a_users_backbone_is_built_of_the_request_from_the_trials_seed_alone(
         (lambda _: "resnet", "the model mine gives a str, but must give a torch.nn.Module"),
         (
             lambda asked: Pooled(asked.in_channels, n_features=None),
-            "the backbone of the model mine needs the attribute n_features, a whole number ≥ 1: how many features it "
+            "the backbone of the model mine needs the attribute n_features, a whole number ≥ 1: "
+            "how many features it "
             "gives",
         ),
         (
             lambda asked: Pooled(asked.in_channels, n_features=8.0),
-            "the backbone of the model mine needs the attribute n_features, a whole number ≥ 1: how many features it "
+            "the backbone of the model mine needs the attribute n_features, a whole number ≥ 1: "
+            "how many features it "
             "gives; it is 8.0",
         ),
         (
             lambda asked: Pooled(asked.in_channels, width=9),
-            "the backbone of the model mine makes (2, 9) of images (2, 3, 32, 32), but its n_features is 8, so it must "
+            "the backbone of the model mine makes (2, 9) of images (2, 3, 32, 32), but its "
+            "n_features is 8, so it must "
             "make (2, 8); pool over height and width, or correct n_features",
         ),
         (
             lambda asked: Pooled(asked.in_channels, pool=False),
-            "the backbone of the model mine makes (2, 8, 30, 30) of images (2, 3, 32, 32), but its n_features is 8, so "
+            "the backbone of the model mine makes (2, 8, 30, 30) of images (2, 3, 32, 32), but "
+            "its n_features is 8, so "
             "it must make (2, 8); pool over height and width, or correct n_features",
         ),
     ],

@@ -12,7 +12,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def gradient(name: str, W: Tensor) -> Tensor:
-    """Of the sum of all penalties."""
+    """Compute the gradient of the sum of all penalties."""
     leaf = W.detach().clone().requires_grad_()
     return torch.autograd.grad(pairwise_penalty(name, leaf).sum(), leaf)[0]
 

@@ -1,4 +1,6 @@
-"""Users' plugins: what a file or a module may register, who gets it, and what its edits make new."""
+"""Users' plugins: what a file or a module may register, who gets it, and what its edits make
+new.
+"""
 
 import json
 import pickle
@@ -211,7 +213,8 @@ def test_a_module_that_is_another_on_a_worker_is_refused(
         ),
         (
             OWN.replace('"sharp"', '"cosine"'),
-            ":6: the plugin {path} cannot be loaded: the penalty cosine is registered already; give yours another name",
+            ":6: the plugin {path} cannot be loaded: the penalty cosine is registered already; "
+            "give yours another name",
         ),
         (
             OWN.replace('"spread"', '"mma"'),

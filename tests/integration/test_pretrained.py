@@ -1,4 +1,6 @@
-"""Ready-made weights: their hash in the identity, what fits a backbone and what does not, ImageNet's statistics."""
+"""Ready-made weights: their hash in the identity, what fits a backbone and what does not,
+ImageNet's statistics.
+"""
 
 import hashlib
 import os
@@ -126,12 +128,15 @@ def test_weights_that_do_not_fit_are_told_apart(tmp_path: Path) -> None:
     state |= {"head.weight": torch.zeros(1), "bn.weight": torch.zeros(3)}
     torch.save(state, path)
     assert refusal(tiny_config(weights=str(path))) == (
-        f"the weights {path} do not fit the model resnet20: missing: blocks.8.conv1.weight, blocks.8.bn1.weight, "
-        "blocks.8.bn1.bias and 4 more; unexpected: head.weight; of another shape: bn.weight (3,) instead of (16,)"
+        f"the weights {path} do not fit the model resnet20: missing: blocks.8.conv1.weight, "
+        "blocks.8.bn1.weight, "
+        "blocks.8.bn1.bias and 4 more; unexpected: head.weight; of another shape: bn.weight (3,) "
+        "instead of (16,)"
     )
     torch.save({"conv.weight": torch.zeros(2)}, path)
     assert refusal(tiny_config(model="resnet18", weights=str(path))).startswith(
-        f"the weights {path} do not fit the model resnet18: missing: conv1.weight, bn1.weight, bn1.bias and 97 more; "
+        f"the weights {path} do not fit the model resnet18: missing: conv1.weight, bn1.weight, "
+        "bn1.bias and 97 more; "
         "unexpected: conv.weight"
     )
 
@@ -149,7 +154,8 @@ class Harmful:
 def test_a_file_that_could_run_code_is_not_loaded(tmp_path: Path) -> None:
     torch.save({"conv.weight": Harmful(tmp_path / "harm")}, tmp_path / "weights.pt")
     assert refusal(tiny_config(weights=str(tmp_path / "weights.pt"))) == (
-        f"the weights {tmp_path}/weights.pt cannot be read: damaged, or more than tensors, which is not loaded since "
+        f"the weights {tmp_path}/weights.pt cannot be read: damaged, or more than tensors, which "
+        "is not loaded since "
         "it could run code; save a state dict by torch.save(model.state_dict(), PATH)"
     )
     assert not (tmp_path / "harm").exists()
@@ -168,7 +174,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(content: bytes, tmp_path: Path)
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
 def test_a_truncated_file_is_refused_in_a_sentence(kept: float, zipped: bool, file: Path) -> None:
-    """Of torch's format and of its older one."""
+    """Files of torch's format and of its older one."""
     torch.save(other(), file, _use_new_zipfile_serialization=zipped)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     assert "weights.pt cannot be read: damaged, or " in refusal(tiny_config(weights=str(file)))
@@ -180,7 +186,8 @@ def test_a_truncated_file_is_refused_in_a_sentence(kept: float, zipped: bool, fi
 def test_a_file_without_a_state_dict_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert refusal(tiny_config(weights=str(tmp_path / "weights.pt"))) == (
-        f"the weights {tmp_path}/weights.pt hold no state dict, neither bare nor under state_dict or model; save one "
+        f"the weights {tmp_path}/weights.pt hold no state dict, neither bare nor under state_dict "
+        "or model; save one "
         "by torch.save(model.state_dict(), PATH)"
     )
 
@@ -224,7 +231,8 @@ def test_a_model_without_named_weights_says_which_have_them() -> None:
     with pytest.raises(UserError) as refused:
         with_weights_hash(tiny_config(weights="imagenet"))
     assert str(refused.value) == (
-        "the model resnet20 has no weights 'imagenet': resnet18 and resnet50 have; choose one of these, or give a file "
+        "the model resnet20 has no weights 'imagenet': resnet18 and resnet50 have; choose one of "
+        "these, or give a file "
         "of a state dict"
     )
 
@@ -253,7 +261,8 @@ def test_weights_that_changed_since_planning_are_refused(file: Path) -> None:
     torch.save(other("resnet32"), file)
     now = weights_hash("resnet20", str(file))
     sentence = (
-        f"the weights {file} have changed since this trial was planned (hash {now} instead of {planned}); plan again, "
+        f"the weights {file} have changed since this trial was planned (hash {now} instead of "
+        f"{planned}); plan again, "
         "or put the file back"
     )
     assert refusal(config) == sentence
@@ -275,8 +284,10 @@ def test_training_from_weights_fills_their_hash_in_and_is_another_trial(
 
 def test_planning_with_weights_loads_no_torch(file: Path) -> None:
     code = (
-        "import sys; from dh2l.config.train_config import TrainConfig; from dh2l.config.binding import with_weights_hash; "
-        f"print(with_weights_hash(TrainConfig(weights={str(file)!r})).weights_hash, 'torch' in sys.modules)"
+        "import sys; from dh2l.config.train_config import TrainConfig; from dh2l.config.binding "
+        "import with_weights_hash; "
+        f"print(with_weights_hash(TrainConfig(weights={str(file)!r})).weights_hash, 'torch' in "
+        "sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == f"{weights_hash('resnet20', str(file))} False\n"
@@ -370,5 +381,6 @@ def test_imagenets_statistics_need_three_channels() -> None:
     with pytest.raises(UserError) as refused:
         run(tiny_config(statistics="imagenet"), grey)
     assert str(refused.value) == (
-        "ImageNet's statistics are of 3 channels, but the images of tiny have 1; set statistics: data"
+        "ImageNet's statistics are of 3 channels, but the images of tiny have 1; set statistics: "
+        "data"
     )

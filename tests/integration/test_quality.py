@@ -1,4 +1,6 @@
-"""Measures of probabilities in frames, tables and MLflow, against the kept probabilities themselves."""
+"""Measures of probabilities in frames, tables and MLflow, against the kept probabilities
+themselves.
+"""
 
 import hashlib
 import itertools

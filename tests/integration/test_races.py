@@ -1,4 +1,6 @@
-"""Two writers of one record: the first settled one stays with its arrays, the second is kept beside."""
+"""Two writers of one record: the first settled one stays with its arrays, the second is kept
+beside.
+"""
 
 import errno
 import os
@@ -55,7 +57,7 @@ def store(tmp_path: Path) -> RecordStore:
 
 
 def nothing(store: RecordStore) -> None:
-    """Where the trial has no record yet."""
+    """Leave the trial without a record."""
 
 
 def failed(store: RecordStore) -> None:
@@ -201,7 +203,9 @@ def test_of_two_processes_that_file_a_record_at_once_both_learn_which_stands(
 def test_a_record_that_is_settled_while_a_damaged_one_is_set_aside_stays(
     store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another driver has set it aside, trained the trial and filed it since it was found to be damaged."""
+    """Another driver has set it aside, trained the trial and filed it since it was found to be
+    damaged.
+    """
     damaged(store)
     found, arrays = store.read(), {"history.x": np.arange(2000)}
     filed = store.write(done(CONFIG, 80), arrays)

@@ -205,7 +205,8 @@ def test_a_failed_record_has_nothing_to_compare(cli: CommandLine, places: Places
     config = TrainConfig()
     RecordStore(places.trials).write(unfinished(config, "failed"))
     assert cli.mistake("replay", config.identity) == (
-        f"the record of {config.identity} has no numbers to compare: the trial failed (disk on fire); `dh2l-study run` "
+        f"the record of {config.identity} has no numbers to compare: the trial failed (disk on "
+        "fire); `dh2l-study run` "
         "trains it again"
     )
 

@@ -136,7 +136,9 @@ def history(config: TrainConfig, epochs: int = 3) -> dict[str, np.ndarray]:
 
 
 def filed(plan: Plan, places: Places, *, without: tuple[str, ...] = ()) -> StudyState:
-    """The standing of a plan whose trials are all done, with their arrays but those of some identities."""
+    """The standing of a plan whose trials are all done, with their arrays but those of some
+    identities.
+    """
     store = RecordStore(places.trials)
     for i, (identity, config) in enumerate(plan.choosing.items()):
         arrays = None if identity in without else history(config)
@@ -161,7 +163,7 @@ def captions(html: str) -> list[str]:
 
 
 def section(html: str, name: str) -> str:
-    """What a section says, without its figures and tags."""
+    """Return the text of a section, without its figures and tags."""
     found = re.search(rf'<section id="{name}".*?</section>', html, flags=re.DOTALL)
     assert found is not None
     return " ".join(
@@ -219,26 +221,42 @@ def test_the_captions_read_word_for_word(html: str) -> None:
     assert left == [
         "Table 1. Test accuracy in percent.",
         "Table 2. What each number is worth.",
-        "Figure 1. Differences in accuracy. Difference in test accuracy, in percentage points, from the baseline of "
-        "the same column with the same weight decay. Dot and thick line, over seeds: mean and Welch's 95% interval, of "
-        "this cell alone and not adjusted for the number of cells; an open dot has no interval (Table 2 says why). "
-        "Thin line, over test images: bootstrap 95% interval that takes the trained networks as fixed.",
-        "Figure 2. Validation accuracy, left. Validation accuracy in percent against epochs, left: mean over seeds, "
-        "shaded ± 1 sample standard deviation. A panel for each row of the table; the baselines, in grey, stand in "
+        "Figure 1. Differences in accuracy. Difference in test accuracy, in percentage points, "
+        "from the baseline of "
+        "the same column with the same weight decay. Dot and thick line, over seeds: mean and "
+        "Welch's 95% interval, of "
+        "this cell alone and not adjusted for the number of cells; an open dot has no interval "
+        "(Table 2 says why). "
+        "Thin line, over test images: bootstrap 95% interval that takes the trained networks as "
+        "fixed.",
+        "Figure 2. Validation accuracy, left. Validation accuracy in percent against epochs, "
+        "left: mean over seeds, "
+        "shaded ± 1 sample standard deviation. A panel for each row of the table; the baselines, "
+        "in grey, stand in "
         "each.",
-        "Figure 3. Training loss, left. Training loss (its cross-entropy, the part that all arms share), in nats, "
-        "against epochs, left: mean over seeds, shaded ± 1 sample standard deviation. A panel for each row of the "
+        "Figure 3. Training loss, left. Training loss (its cross-entropy, the part that all arms "
+        "share), in nats, "
+        "against epochs, left: mean over seeds, shaded ± 1 sample standard deviation. A panel for "
+        "each row of the "
         "table; the baselines, in grey, stand in each.",
-        "Figure 6. Scores of the search, left. Validation accuracy in percent, mean ± sample standard deviation over "
-        "seeds, of every configuration against the values of each searched field, left. A panel for each field and "
+        "Figure 6. Scores of the search, left. Validation accuracy in percent, mean ± sample "
+        "standard deviation over "
+        "seeds, of every configuration against the values of each searched field, left. A panel "
+        "for each field and "
         "row. Circle: selected.",
-        "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all noise too.",
-        "Figure 8. Cosines between class vectors, left. Cosines of all pairs of class vectors, left, of the trial with "
-        "seed 0. Classes stand in the order of the class tree; squares frame its nodes; the diagonal is left blank.",
-        "Figure 9. Cosines by level, left. The same by what two classes share in the tree, left, over seeds 0, 1, 2: "
+        "The searched fields' shares of what explains the scores (fANOVA): 1 in sum, were it all "
+        "noise too.",
+        "Figure 8. Cosines between class vectors, left. Cosines of all pairs of class vectors, "
+        "left, of the trial with "
+        "seed 0. Classes stand in the order of the class tree; squares frame its nodes; the "
+        "diagonal is left blank.",
+        "Figure 9. Cosines by level, left. The same by what two classes share in the tree, left, "
+        "over seeds 0, 1, 2: "
         "mean cosine, and the range that holds 90% of the pairs, each averaged over seeds.",
-        "Figure 12. Violations, left. Mean violation of each constraint, in units of vector length and whether "
-        "penalised or not, against epochs, left: mean over seeds, shaded ± 1 sample standard deviation. A line for "
+        "Figure 12. Violations, left. Mean violation of each constraint, in units of vector "
+        "length and whether "
+        "penalised or not, against epochs, left: mean over seeds, shaded ± 1 sample standard "
+        "deviation. A line for "
         "each cell with H or H0. Last: pairs that the clamp at ±0.99 holds, in percent.",
         "The 18 trials behind the table.",
     ]
@@ -247,7 +265,8 @@ def test_the_captions_read_word_for_word(html: str) -> None:
 def test_the_page_states_protocol_rule_seeds_n_commit_and_hardware(html: str) -> None:
     lines = Page(html).text["ul"][0].strip().splitlines()
     assert [line for line in lines if line.strip()] == [
-        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds 0, 1, 2; n = 3.",
+        "Test accuracy in percent, the last epoch's; mean ± sample standard deviation over seeds "
+        "0, 1, 2; n = 3.",
         "Protocol: validated. Selection: highest mean validation accuracy over the seeds.",
         "Data: made (6d616465). Commit: 0123456789. Hardware: a processor.",
         "Complete: every cell has all its seeds. Trials: 30 done.",
@@ -333,8 +352,8 @@ def test_provenance_names_every_trial_with_its_circumstances_and_the_study_s_tex
         row = "baseline+l2 baseline+l2" if config.arm == "baseline+l2" else "cosine E"
         commit = "0123456789" + "+changes" * (config.seed == 1)
         assert (
-            f"{config.identity} {row} digits {config.seed} done {commit} a processor 1 0:00:02 2025-01-01 00:01 A"
-            in said
+            f"{config.identity} {row} digits {config.seed} done {commit} a processor 1 0:00:02 "
+            "2025-01-01 00:01 A" in said
         )
     assert "Versions. A: python 3.13." in said
     assert "dh2l-study report small.yaml --set lr=0.05" in said
@@ -493,7 +512,10 @@ def test_a_report_is_logged_with_the_study_where_there_is_a_store(
 
 
 def test_a_report_is_made_without_torch_ray_and_mlflow() -> None:
-    code = "import study.reporting.html, sys; print({'torch', 'ray', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules))"
+    code = (
+        "import study.reporting.html, sys; print({'torch', 'ray', 'mlflow', 'matplotlib.pyplot'} & "
+        "set(sys.modules))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What comes from elsewhere runs nothing, leads nowhere, and tells nobody's password."""
+"""Foreign input runs nothing, leads nowhere, and reveals no password."""
 
 import io
 import os

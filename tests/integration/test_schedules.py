@@ -24,7 +24,9 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_each_step_is_taken_with_its_own_rate(name: str) -> None:
-    """The parameters of three epochs are those of torch's own SGD, driven by hand on the same gradients."""
+    """The parameters of three epochs are those of torch's own SGD, driven by hand on the same
+    gradients.
+    """
     config = tiny_config(epochs=3, lr=0.02, **SCHEDULES[name])
     training, twin = Training(config, tiny(), CPU), Training(config, tiny(), CPU)
     n = len(training.batches.sizes)

@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 
 
 def test_a_shuffled_tree_changes_training_and_not_how_it_is_measured() -> None:
-    """The same predictions are judged by the own tree, and the network's groups are those of the shuffled one."""
+    """The same predictions are judged by the own tree, and the network's groups are those of the
+    shuffled one.
+    """
     config = tiny_config(**EH, tree="shuffled")
     _, result = run(config)
     assert numbers(result) != numbers(run(tiny_config(**EH))[1])

@@ -63,7 +63,9 @@ MORE: dict[str, dict[str, Any]] = {
 def plain_loop(
     config: TrainConfig, epochs: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Losses and final parameters of a loop without any of the fast forms: SGD written out, `.item()` at each step."""
+    """Losses and final parameters of a loop without any of the fast forms: SGD written out,
+    `.item()` at each step.
+    """
     data = tiny()
     network = build_network(config, UNBALANCED, (8, 8, 3))
     objective = Objective(config, network, UNBALANCED)
@@ -94,7 +96,9 @@ def plain_loop(
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> None:
-    """Channels-last, fused SGD, sums in place: the same losses and parameters within float32's rounding."""
+    """Channels-last, fused SGD, sums in place: the same losses and parameters within float32's
+    rounding.
+    """
     config = tiny_config(**ARMS[arm], lr=0.001, lr_milestones=[])
     with one_thread():
         training = Training(config, tiny(), CPU)
@@ -108,7 +112,9 @@ def test_the_epochs_of_the_fast_step_are_those_of_the_plain_loop(arm: str) -> No
 
 
 def accumulating_loop(config: TrainConfig, part: int) -> dict[str, Tensor]:
-    """The parameters after one epoch of plain SGD: each batch part by part, its gradients added up by hand."""
+    """The parameters after one epoch of plain SGD: each batch part by part, its gradients added up
+    by hand.
+    """
     data = tiny()
     network = build_network(config, UNBALANCED, (8, 8, 3))
     objective = Objective(config, network, UNBALANCED)
@@ -149,7 +155,9 @@ def test_a_batch_in_parts_adds_up_to_the_whole_batchs_gradients(arm: str) -> Non
 
 
 def test_without_batch_norm_parts_change_nothing() -> None:
-    """With batch norm frozen the same network sees the same images: loss, right answers and weights are the whole's."""
+    """With batch norm frozen the same network sees the same images: loss, right answers and weights
+    are the whole's.
+    """
     found = []
     with one_thread():
         for part in (None, 3):
@@ -248,7 +256,7 @@ def test_a_trial_that_cannot_be_compiled_trains_plainly_and_says_so(
 
 
 def test_everything_that_a_step_changes_stays_where_it_is() -> None:
-    """What a recorded step reads and writes must not move between epochs."""
+    """The tensors of a recorded step must not move between epochs."""
     config = tiny_config(**EH)
     with one_thread():
         training = Training(config, tiny(), CPU)
@@ -289,7 +297,9 @@ class FakeStream:
 
 
 class FakeCuda:
-    """Recording and replaying without a GPU: what is called while a graph is recorded happens when it is replayed."""
+    """Recording and replaying without a GPU: what is called while a graph is recorded happens when
+    it is replayed.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: str = "") -> None:
         self.default = FakeStream(torch.device("cuda:1"))
@@ -401,7 +411,9 @@ def cuda_run(config: TrainConfig, *, replay: bool) -> list[dict[str, float | Non
 @needs_gpu
 @pytest.mark.parametrize("arm", ARMS | MORE)
 def test_replayed_steps_give_the_numbers_of_plain_ones(arm: str) -> None:
-    """With deterministic kernels bit for bit, over epochs that change the learning rate, and for both batch sizes."""
+    """With deterministic kernels bit for bit, over epochs that change the learning rate, and for
+    both batch sizes.
+    """
     config = tiny_config(
         **(ARMS | MORE)[arm], epochs=WARM_UP + 3, deterministic=True, lr_milestones=[0.5]
     )
@@ -412,7 +424,9 @@ def test_replayed_steps_give_the_numbers_of_plain_ones(arm: str) -> None:
 @needs_gpu
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "rex"])
 def test_replayed_steps_take_the_rate_of_their_own_step(schedule: str) -> None:
-    """A recorded step reads its rate on the device, so that a rate that changes in every step is not frozen."""
+    """A recorded step reads its rate on the device, so that a rate that changes in every step is
+    not frozen.
+    """
     config = tiny_config(epochs=WARM_UP + 3, deterministic=True, schedule=schedule, warmup_epochs=1)
     assert cuda_run(config, replay=True) == cuda_run(config, replay=False)
 

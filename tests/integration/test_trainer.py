@@ -1,4 +1,6 @@
-"""Training: reproducible and resumable bit for bit, and exactly the protocol that the config says."""
+"""Training: reproducible and resumable bit for bit, and exactly the protocol that the config
+says.
+"""
 
 import math
 from collections.abc import Iterator
@@ -275,7 +277,7 @@ def test_data_with_another_tree_makes_a_checkpoint_another_trials(tmp_path: Path
 
 
 def drained(config: TrainConfig) -> tuple[list[EpochResult], Diverged]:
-    """What a run yields before it diverges, and how it tells that."""
+    """Return the epochs that a run yields before it diverges, and its error."""
     results: list[EpochResult] = []
     generator = train(config, tiny(), device="cpu", threads=1)
     with pytest.raises(Diverged) as caught:

@@ -1,4 +1,6 @@
-"""Paths that travel to workers: resolved once, a study file's from its folder, an option's from the working folder."""
+"""Paths that travel to workers: resolved once, a study file's from its folder, an option's from the
+working folder.
+"""
 
 import subprocess
 from pathlib import Path
@@ -34,7 +36,9 @@ def with_field(field: str, name: str) -> str:
 
 @pytest.fixture(params=WITH)
 def field(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A field that names a file, which lies beside the study; the working folder is another, with another such file."""
+    """A field that names a file, which lies beside the study; the working folder is another, with
+    another such file.
+    """
     name, content = WITH[request.param]
     for folder in ("studies", "working"):
         (tmp_path / folder).mkdir()

@@ -57,7 +57,9 @@ STARTED = STUDY.replace("tree: parity.yaml", "tree: parity.yaml, weights: start.
 
 @pytest.fixture
 def complete(tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study under a tree of its own and from weights of its own, all of whose records are there."""
+    """A study under a tree of its own and from weights of its own, all of whose records are
+    there.
+    """
     import torch
 
     monkeypatch.chdir(tmp_path)

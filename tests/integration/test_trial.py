@@ -51,8 +51,9 @@ KILL_POINTS: dict[str, tuple[str, int, list[int]]] = {
     "while writing the arrays": ("trials.npz", 1, [1]),
     "between the arrays and the record": ("trials.json", 1, [1]),
 }
-"""What kills the trial, at which call of it (an epoch has 6 steps, and is evaluated on validation, then on test), and
-the first epochs of the two attempts: what the checkpoint of the epoch before saved is not trained again."""
+"""What kills the trial, at which call of it (an epoch has 6 steps, and is evaluated on validation,
+then on test), and the first epochs of the two attempts: what the checkpoint of the epoch before
+saved is not trained again."""
 
 DYING = """
 import json, os, signal, sys
@@ -401,7 +402,9 @@ def test_each_shard_trains_its_share_and_together_they_complete_the_table(
 
 @pytest.fixture(scope="module")
 def two_labellings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data sets `truth` and `shuffled`: the same training images, but test images under shuffled labels."""
+    """Data sets `truth` and `shuffled`: the same training images, but test images under shuffled
+    labels.
+    """
     root = tmp_path_factory.mktemp("two-labellings")
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -462,7 +465,9 @@ def test_shuffled_test_labels_change_neither_validation_histories_nor_what_is_se
 
 
 def test_trials_of_one_node_share_the_prepared_images(digits: Path) -> None:
-    """They read them where they are mapped: after an epoch no page of the files is a process's own."""
+    """They read them where they are mapped: after an epoch no page of the files is a process's
+    own.
+    """
     data = load("digits", digits)
     config = bind(TrainConfig(batch_size=256, epochs=1), data.manifest)
     training = Training(config, data, torch.device("cpu"))

@@ -64,7 +64,9 @@ def cars_classes() -> list[str]:
 def save_image(
     file: Path, number: int, height: int | None = None, width: int | None = None
 ) -> None:
-    """A small photograph-like file, the same for the same number, whose shorter side is at least 12."""
+    """A small photograph-like file, the same for the same number, whose shorter side is at least
+    12.
+    """
     random = np.random.default_rng(number)
     height, width = height or int(random.integers(12, 20)), width or int(random.integers(12, 20))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,9 @@ def write_cars(
 
 
 def write_cars_folders(folder: Path, classes: list[str]) -> Path:
-    """The same images with labels as folders, under the names that the copies in circulation have."""
+    """The same images with labels as folders, under the names that the copies in circulation
+    have.
+    """
     for part, first in (("train", 0), ("test", len(classes))):
         for label, name in enumerate(classes, start=1):
             save_image(folder / part / name.replace("/", "-") / f"{label:05d}.jpg", first + label)
@@ -134,7 +138,9 @@ class TorchvisionFiles:
     meta: dict[str, str]
 
     def archive(self, path: Path) -> Path:
-        """The same files as a .tar.gz, after a member that would leave the folder if it were extracted."""
+        """The same files as a .tar.gz, after a member that would leave the folder if it were
+        extracted.
+        """
         with tarfile.open(path, "w:gz") as tar:
             evil = tarfile.TarInfo("../../outside")
             evil.size = 4
@@ -144,7 +150,9 @@ class TorchvisionFiles:
 
 
 def write_cifar100(folder: Path, train: Split, test: Split) -> TorchvisionFiles:
-    """`folder/cifar-100-python/{train,test,meta}`; classes in the mapping's order, groups as first seen."""
+    """`folder/cifar-100-python/{train,test,meta}`; classes in the mapping's order, groups as first
+    seen.
+    """
     base = folder / "cifar-100-python"
     base.mkdir(parents=True)
     paths = list(train)

@@ -1,4 +1,4 @@
-"""How files are mangled, and what is asked of whatever reads them."""
+"""Mangled files, and the contract of every reader."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def mangled(content: bytes, edits: list[Edit]) -> bytes:
 
 
 def sentence_or_value(read: Callable[[], Any]) -> Any:
-    """What a reader gives; None where it says why not."""
+    """Return the value of a reader, or None for a sentence."""
     try:
         return read()
     except UserError:

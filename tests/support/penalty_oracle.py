@@ -1,4 +1,6 @@
-"""Pairwise penalties of two vectors, from the formulas of the paper, with the standard library alone."""
+"""Pairwise penalties of two vectors, from the formulas of the paper, with the standard library
+alone.
+"""
 
 import math
 import re
@@ -10,7 +12,9 @@ RIESZ = tuple(name for name in METRICS if re.fullmatch(r"(half_)?(n_euclidean|an
 
 
 def riesz_oracle(name: str, cos: float) -> float:
-    """MHE's energy of a pair; in half-space form the mean over the pairs that ±u and ±v make, but (w, −w)."""
+    """MHE's energy of a pair; in half-space form the mean over the pairs that ±u and ±v make, but
+    (w, −w).
+    """
     if name.startswith("half_"):
         signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
         return sum(riesz_oracle(name.removeprefix("half_"), a * b * cos) for a, b in signs) / 4

@@ -1,9 +1,11 @@
-"""A sweep under a random killer: python tests/soak.py [--trials 200] [--seed N] [--minutes 40] [--folder PATH]
+"""A sweep under a random killer: python tests/soak.py [--trials 200] [--seed N] [--minutes 40]
+[--folder PATH]
 
-Trains a study of synthetic images twice: undisturbed; and while drivers, their workers and the tracking server are
-killed or interrupted at random moments, a dead driver being started again as a user would. Then it compares: one sound
-record for each trial, each with the numbers of the undisturbed run's; no claim, no checkpoint, no process left; and a
-view that a sync completes. The seed is printed; it repeats the killer's choices, though not the moments they fall in.
+Trains a study of synthetic images twice: undisturbed; and while drivers, their workers and the
+tracking server are killed or interrupted at random moments, a dead driver being started again as a
+user would. Then it compares: one sound record for each trial, each with the numbers of the
+undisturbed run's; no claim, no checkpoint, no process left; and a view that a sync completes. The
+seed is printed; it repeats the killer's choices, though not the moments they fall in.
 
 Exit codes: 0 all of that held, 1 something did not.
 """
@@ -127,7 +129,8 @@ class Soak:
             raise RuntimeError("the undisturbed run failed; see driver.log")
 
     def disturbed(self, server: Server, end: float) -> None:
-        """Run until a driver ends well, under blows, each of which falls soon after a certain number of records.
+        """Run until a driver ends well, under blows, each of which falls soon after a certain
+        number of records.
 
         Raises:
             TimeoutError: none has by `end`, of the monotonic clock.
@@ -196,7 +199,7 @@ class Soak:
         return True
 
     def wrong(self, server: Server) -> list[str]:
-        """What is not as it should be, a sentence each."""
+        """Describe what is not as it should be, a sentence each."""
         plan, places = self.plan, self.rough
         now, calm = read_state(plan, places), read_state(plan, self.calm)
         found = list(now.found.warnings())
@@ -302,7 +305,8 @@ def main() -> int:
     for sentence in wrong:
         print(f"wrong: {sentence}")
     print(
-        f"{'failed' if wrong else 'held'} after {time.monotonic() - started:.0f} s; seed {options.seed}"
+        f"{'failed' if wrong else 'held'} after {time.monotonic() - started:.0f} s; seed "
+        f"{options.seed}"
     )
     return 1 if wrong else 0
 

@@ -1,6 +1,8 @@
-"""The hierarchy's quantities as plain loops over named tree nodes, written from METHOD.md, sections 4 and 5.
+"""The hierarchy's quantities as plain loops over named tree nodes, written from METHOD.md, sections
+4 and 5.
 
-It shares no code with the library: a node is its path of names, and everything is looked up by path.
+It shares no code with the library: a node is its path of names, and everything is looked up by
+path.
 """
 
 from collections.abc import Callable, Collection
@@ -41,7 +43,9 @@ def make(
     seed: int = 0,
     d: int = 6,
 ) -> HierarchicalClassifier:
-    """A float64 classifier with parameters moved off their initial values, each row by its own factor."""
+    """A float64 classifier with parameters moved off their initial values, each row by its own
+    factor.
+    """
     generator = torch.Generator().manual_seed(seed)
     classifier = HierarchicalClassifier(
         tree, d, centres=centres, radius=radius, generator=generator
@@ -60,7 +64,9 @@ def make(
 
 
 class Oracle:
-    """Projection vectors, centres, R_p, R_c and constraints of a classifier's parameters, by node."""
+    """Projection vectors, centres, R_p, R_c and constraints of a classifier's parameters, by
+    node.
+    """
 
     def __init__(
         self,
@@ -175,7 +181,7 @@ class Oracle:
         return total
 
     def violations_by_level(self) -> dict[int, dict[str, list[Tensor]]]:
-        """Of each level each constraint's violations, one by one."""
+        """Return for each level each constraint's violations, one by one."""
         levels = {}
         for level in range(2, self.L + 1):
             found: dict[str, list[Tensor]] = {"c1": [], "c2": [], "c3": []}
@@ -209,7 +215,9 @@ class Oracle:
         return total
 
     def gradients(self, value: Tensor) -> dict[str, Tensor]:
-        """Gradient of a value by parameter name, in the library's shapes; 0 where it does not depend."""
+        """Gradient of a value by parameter name, in the library's shapes; 0 where it does not
+        depend.
+        """
         result = {}
         for table, leaves in (("surface", self.u), ("centre", self.free_c)):
             for level in sorted({len(node) for node in leaves}):
@@ -234,7 +242,9 @@ def seen_mask(tree: ClassTree, names: Collection[str] | None) -> Tensor | None:
 
 
 def library_gradients(classifier: HierarchicalClassifier, value: Tensor) -> dict[str, Tensor]:
-    """Gradient of a value by parameter name, 0 where nothing depends on it; without the logit scale."""
+    """Gradient of a value by parameter name, 0 where nothing depends on it; without the logit
+    scale.
+    """
     named = {name: p for name, p in classifier.named_parameters() if name != "logit_scale"}
     if not value.requires_grad:
         return {name: torch.zeros_like(p) for name, p in named.items()}

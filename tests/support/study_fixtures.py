@@ -162,7 +162,9 @@ def done(
     dirty: bool = False,
     cpu: str = CPU,
 ) -> Record:
-    """A finished trial's record: test and validation accuracy in percent at the last epoch, and at the two best."""
+    """A finished trial's record: test and validation accuracy in percent at the last epoch, and at
+    the two best.
+    """
     last = scores(test, validation)
     return Record(
         identity=config.identity,
@@ -227,7 +229,9 @@ class CommandLine:
     def __call__(
         self, *words: object, results: Path | None = None, placed: bool = True
     ) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of a command, with `--results` and `--data` added unless `placed` is off."""
+        """Exit code, stdout and stderr of a command, with `--results` and `--data` added unless
+        `placed` is off.
+        """
         where = (
             ["--results", results or self.places.results, "--data", self.places.data]
             if placed

@@ -55,7 +55,9 @@ def prepared(
 
 @cache
 def tiny(tree: ClassTree = UNBALANCED) -> PreparedData:
-    """Noisy 8 × 8 × 3 images: of each class 6 for training (1 of them for validation) and 4 for the test."""
+    """Noisy 8 × 8 × 3 images: of each class 6 for training (1 of them for validation) and 4 for the
+    test.
+    """
     rng = np.random.default_rng(0)
     n = tree.n_classes
     pattern = rng.integers(0, 200, (n, 8, 8, 3))

@@ -16,7 +16,8 @@ from study.tracking.live import LiveView
 
 HISTORY = {"train_loss": [2.0, 1.0], "validation_accuracy": [0.1, 0.9], "time": [1.7e9, 1.7e9 + 1]}
 OF_THE_STORE = ("dh2l.mark", "dh2l.table", "mlflow.parentRunId", "mlflow.artifactLocation")
-"""Tags that differ between two views of the same: digests of their study's name, and identities of runs."""
+"""Tags that differ between two views of the same: digests of their study's name, and identities of
+runs."""
 
 View = dict[tuple[str, str], Any]
 
@@ -47,7 +48,8 @@ def file_record(places: Places, record: Record) -> Record:
 
 
 def view_of(uri: str, study: str, *, times: bool = False) -> View:
-    """All that a store says of a study's runs, by kind and key; without identities, so that two views compare.
+    """All that a store says of a study's runs, by kind and key; without identities, so that two
+    views compare.
 
     Args:
         uri: the store.

@@ -1,4 +1,6 @@
-"""No credential of the environment is in what commands leave, in their Ray's session, or in a command line."""
+"""No credential of the environment is in what commands leave, in their Ray's session, or in a
+command line.
+"""
 
 import re
 import shutil
@@ -50,7 +52,9 @@ def found_below(*folders: Path) -> dict[str, set[str]]:
 
 @dataclass
 class Left:
-    """A home, a working folder and folders of temporary files, and what was seen while commands ran there."""
+    """A home, a working folder and folders of temporary files, and what was seen while commands ran
+    there.
+    """
 
     root: Path
     short: Path
@@ -119,7 +123,7 @@ def answers(address: str) -> Iterator[bool]:
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Left]:
-    """What `run`, `ui`, `report` and `doctor` left, in a working folder with a user's own `study.py`."""
+    """Leave files of `run`, `ui`, `report` and `doctor` in a folder with a user's `study.py`."""
     root = tmp_path_factory.mktemp("canaries")
     for name in ("home", "tmp", "working"):
         (root / name).mkdir()

@@ -1,4 +1,4 @@
-"""What a killed driver leaves: its folder and its processes go, another's stay."""
+"""Remains of a killed driver: its folder and processes go, another's stay."""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The command line: what a user's mistakes lead to, what is printed, and what is imported for it."""
+"""The command line: what a user's mistakes lead to, what is printed, and what is imported for
+it.
+"""
 
 import json
 import os
@@ -512,7 +514,8 @@ def test_help_and_list_import_no_heavy_library(words: list[str], more: list[str]
         "import atexit, sys\n"
         "from study.cli import main\n"
         f"heavy = {['torch', 'ray', 'mlflow', 'pandas', 'sklearn', 'torchvision', *more]}\n"
-        "atexit.register(lambda: print('IMPORTED', [name for name in heavy if name in sys.modules]))\n"
+        "atexit.register(lambda: print('IMPORTED', [name for name in heavy if name in "
+        "sys.modules]))\n"
         "main()\n"
     )
     ended = subprocess.run(

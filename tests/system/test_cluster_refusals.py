@@ -1,4 +1,4 @@
-"""What a Ray that cannot be had is refused with: at once, and with its likely cause."""
+"""Refusals of a Ray that cannot start: at once, with the likely cause."""
 
 import resource
 import subprocess
@@ -46,7 +46,10 @@ def test_auto_is_the_cluster_that_was_started_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["", " "])
 def test_an_empty_address_is_a_mistake(cli: CommandLine, tmp_path: Path, address: str) -> None:
-    said = "--address: it is empty; expected HOST:PORT or auto. Leave it out to start Ray on this machine."
+    said = (
+        "--address: it is empty; expected HOST:PORT or auto. Leave it out to start Ray on this "
+        "machine."
+    )
     study = write_study(tmp_path, SMALL)
     for words in (["run", study, "--no-mlflow"], ["plan", study, "--estimate"], ["doctor", study]):
         assert cli.mistake(*words, "--address", address) == said
@@ -107,7 +110,8 @@ def test_too_few_addresses_are_a_sentence() -> None:
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == (
-        "Ray: it cannot start on this machine: a process may have 8.0 GiB of addresses (ulimit -v); expected more than "
+        "Ray: it cannot start on this machine: a process may have 8.0 GiB of addresses (ulimit "
+        "-v); expected more than "
         "12 GiB. Run: ulimit -v unlimited\n"
     )
 
@@ -136,11 +140,16 @@ def test_a_full_disk_and_any_limit_of_addresses_are_likely_causes(
     start_failures.require_addresses()
 
 
-SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
+SLOW = (
+    "The current node timed out during startup. This could happen because some of the raylet "
+    "failed to startup."
+)
 
 
 class SlowRay:
-    """Ray whose first starts take longer than it gives its processes, and leave what they had started."""
+    """Ray whose first starts take longer than it gives its processes, and leave what they had
+    started.
+    """
 
     def __init__(self, slow: int, reason: str = SLOW) -> None:
         self.slow, self.reason = slow, reason
@@ -154,7 +163,7 @@ class SlowRay:
             raise Exception(self.reason)
 
     def end(self) -> list[bool]:
-        """Whether each start's process still lived."""
+        """Return for each start whether its process still lived."""
         lived = [process.poll() is None for process in self.started]
         for process in self.started:
             process.kill()

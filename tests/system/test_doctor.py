@@ -115,7 +115,9 @@ def test_a_folder_that_is_not_the_drivers_is_told_and_left_as_it_is(
 
 
 def test_the_driver_reads_its_data_whole_and_a_node_says_that_it_did_not(tmp_path: Path) -> None:
-    """As `run` does before it trains: labels of the right number and type, but others than were prepared."""
+    """As `run` does before it trains: labels of the right number and type, but others than were
+    prepared.
+    """
     asked = NodeQuery(places_in(tmp_path), ("digits",), "this machine")
     prepare("digits", asked.paths.data)
     labels = asked.paths.data / "digits" / "train_y.npy"
@@ -180,7 +182,9 @@ def test_data_that_come_with_what_is_installed_are_a_warning_until_the_first_run
 def test_every_node_of_a_cluster_is_asked_and_nothing_is_left(
     tmp_path: Path, places: Places, ray_cluster: str
 ) -> None:
-    """Both nodes are this machine, whose code is the driver's; so what they can lack is the token alone."""
+    """Both nodes are this machine, whose code is the driver's; so what they can lack is the token
+    alone.
+    """
     study = write_study(tmp_path, TINY, "tiny")
     where = ["--results", places.results, "--data", places.data, "--no-mlflow", "--json"]
     environment = on_path(tmp_path / "bin")

@@ -1,4 +1,6 @@
-"""Several drivers at once over the same results: whoever comes first trains a trial, the others wait for its record."""
+"""Several drivers at once over the same results: whoever comes first trains a trial, the others
+wait for its record.
+"""
 
 import subprocess
 import sys
@@ -47,7 +49,9 @@ study.execution.trial.train = written_down
 def test_of_several_drivers_one_trains_each_trial_and_all_end_with_whole_tables(
     tmp_path: Path, digits: Path
 ) -> None:
-    """Two through Ray, of studies that share trials; and a shard, which begins with a trial that is claimed by then."""
+    """Two through Ray, of studies that share trials; and a shard, which begins with a trial that is
+    claimed by then.
+    """
     one, other = write_study(tmp_path, ONE, "one"), write_study(tmp_path, OTHER, "other")
     places, plugin, trained = (
         Places.of(tmp_path / "results", digits),

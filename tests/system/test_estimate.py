@@ -1,4 +1,4 @@
-"""What trials to come will cost: the arithmetic on hand-made measurements, and real ones."""
+"""Cost of trials to come: arithmetic on hand-made measurements, and real ones."""
 
 import json
 from collections.abc import Sequence
@@ -141,7 +141,9 @@ def test_trials_that_differ_in_model_data_batch_or_arm_are_of_different_kinds(
 
 
 def test_an_estimate_adds_up_by_hand(tmp_path: Path, empty: Places) -> None:
-    """Two kinds with two trials of 2 epochs each, two side by side: 110 and 210 s a trial, in turn."""
+    """Two kinds with two trials of 2 epochs each, two side by side: 110 and 210 s a trial, in
+    turn.
+    """
     work = remaining_workload(standing_of(planned(tmp_path, SMALL), empty, []))
     cost = cost_of(
         work,
@@ -161,7 +163,8 @@ def test_an_estimate_adds_up_by_hand(tmp_path: Path, empty: Places) -> None:
     assert estimate_lines(cost) == [
         "trials:  4 missing",
         "compute: 0.0889 GPU hours",
-        "wall:    7 min: 20 s to start Ray, 8 s to start its workers, and 7 min of training with 2 side by side, "
+        "wall:    7 min: 20 s to start Ray, 8 s to start its workers, and 7 min of training with "
+        "2 side by side, "
         "0.5 GPUs each, in the plan's order",
         "disk:    8 KiB of records, at a time 6 MiB of checkpoints; MLflow's store is not counted",
         "These are estimates, from 8 s measured over 2 kinds of trials.",
@@ -203,7 +206,8 @@ def test_a_second_stage_is_of_another_kind_starts_workers_again_and_is_at_most_w
     assert estimate_lines(cost)[:3] == [
         "trials:  6 missing, and at most 3 that depend on results",
         "compute: 0.167 CPU-core hours, and at most 0.117 for those that depend on results",
-        "wall:    3 min: 5 s to start Ray, 2 × 3 s to start its workers, and 3 min of training with 3 side by side, "
+        "wall:    3 min: 5 s to start Ray, 2 × 3 s to start its workers, and 3 min of training "
+        "with 3 side by side, "
         "2 CPUs each, in the plan's order",
     ]
     values = json.loads(json.dumps(estimate_values(cost)))
@@ -217,7 +221,8 @@ def test_with_a_scheduler_the_estimate_is_an_upper_bound(tmp_path: Path, empty: 
         cost_of(remaining_workload(now), WorkerPool(1, 1, 0, 1, 1), timing(1))
     )
     assert last == (
-        "These are estimates, from 4 s measured over 1 kind of trials; the scheduler may stop some early, so at most "
+        "These are estimates, from 4 s measured over 1 kind of trials; the scheduler may stop "
+        "some early, so at most "
         "that."
     )
 
@@ -238,8 +243,10 @@ def test_more_gpu_hours_than_allowed_are_refused_with_both_numbers(
     with pytest.raises(UserError) as refused:
         require_within(cost, 0.1, "mine")
     assert str(refused.value) == (
-        "mine takes about 0.142 GPU hours by estimate (9 trials, 3 of which depend on results), but --max-gpu-hours "
-        "is 0.1; nothing was trained. Raise the limit, or train less with --set: fewer epochs or seeds. Several "
+        "mine takes about 0.142 GPU hours by estimate (9 trials, 3 of which depend on results), "
+        "but --max-gpu-hours "
+        "is 0.1; nothing was trained. Raise the limit, or train less with --set: fewer epochs or "
+        "seeds. Several "
         "trials on a GPU (--trials-per-gpu auto) may need fewer hours."
     )
 
@@ -291,7 +298,9 @@ def test_an_epoch_s_estimate_has_the_evaluations_of_the_test_set_that_the_study_
     places: Places,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every second of 60 epochs is evaluated, unless the study shows the best. An evaluation is set to take an hour."""
+    """Every second of 60 epochs is evaluated, unless the study shows the best. An evaluation is set
+    to take an hour.
+    """
     text = TINY.replace("small-planted, epochs: 2", "digits, epochs: 60")
     file = write_study(tmp_path, f"{text}accuracy: {accuracy}\n", "tiny")
     now = open_study(str(file), [], places, note=pytest.fail, warn=pytest.fail)

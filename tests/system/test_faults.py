@@ -1,4 +1,7 @@
-"""What goes wrong while a study runs, done for real: processes killed, a node lost, memory gone, a user in a hurry."""
+"""Faults during a run, done for real.
+
+Processes are killed, a node is lost, memory ends, a user is in a hurry.
+"""
 
 import os
 import random
@@ -146,7 +149,9 @@ def study_of(folder: Path, *rows: str, epochs: int = 4, seeds: str = "[0]") -> P
 
 
 def asleep(folder: Path) -> Path:
-    """The file that keeps trials asleep while it is there; the same in all tests, as is a cluster's environment."""
+    """The file that keeps trials asleep while it is there; the same in all tests, as is a cluster's
+    environment.
+    """
     return folder.parent / "asleep"
 
 
@@ -200,7 +205,7 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 def eventually(what: Callable[[], T | None], process: "subprocess.Popen[str]") -> T:
-    """What is there at last, while a run goes on; the deadline only guards against hanging."""
+    """Wait for a value while a run goes on; the deadline only guards against hanging."""
     deadline = time.monotonic() + 180
     while (found := what()) is None:
         assert process.poll() is None, process.communicate()
@@ -339,7 +344,9 @@ cluster.shutdown()
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
-    """The address and owner of a Ray cluster: a head that trains nothing and two nodes, one with a GPU in name only."""
+    """The address and owner of a Ray cluster: a head that trains nothing and two nodes, one with a
+    GPU in name only.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         stdin=subprocess.PIPE,
@@ -491,7 +498,9 @@ def left(family: Iterable[psutil.Process]) -> list[psutil.Process]:
 def test_a_run_told_to_end_leaves_a_checkpoint_of_the_epoch_that_it_waited_for(
     tmp_path: Path, places: Places, cli: CommandLine, words: tuple[str, ...]
 ) -> None:
-    """Without it the next would be due after seconds or minutes. `timeout` tells the whole group of processes."""
+    """Without it the next would be due after seconds or minutes. `timeout` tells the whole group of
+    processes.
+    """
     study = study_of(tmp_path, "arm: baseline+l2", epochs=15)
     with running(study, places, *words) as process:
         claims = Claims(places.claims)

@@ -1,4 +1,6 @@
-"""Results on a disk that is full, or cannot be written: a small file system of its own, mounted for each test."""
+"""Results on a disk that is full, or cannot be written: a small file system of its own, mounted for
+each test.
+"""
 
 import subprocess
 import sys
@@ -62,7 +64,9 @@ def plan(tmp_path: Path, digits: Path) -> Plan:
 
 @pytest.fixture
 def places(disk: Path, digits: Path, tmp_path: Path) -> Places:
-    """Results on the disk; logs, which stay open, beside it, for what is written cannot be made read-only."""
+    """Results on the disk; logs, which stay open, beside it, for what is written cannot be made
+    read-only.
+    """
     return Places(disk / "results", digits, tmp_path / "local")
 
 

@@ -1,4 +1,4 @@
-"""How many trials share a GPU."""
+"""Number of trials that share a GPU."""
 
 import signal
 import subprocess

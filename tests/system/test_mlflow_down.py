@@ -1,4 +1,6 @@
-"""An MLflow server on PostgreSQL, down at the start, in the middle or at the end: no run waits, a sync mends all."""
+"""An MLflow server on PostgreSQL, down at the start, in the middle or at the end: no run waits, a
+sync mends all.
+"""
 
 import contextlib
 import re
@@ -64,7 +66,7 @@ class Watched:
 
 @dataclass
 class Outage:
-    """What happened while a server was there, killed, and there again."""
+    """Events while a server was there, killed, and there again."""
 
     server: Server
     calm: View
@@ -75,10 +77,13 @@ class Outage:
 
 
 def shows(server: Server, study: str, trials: int) -> bool:
-    """Whether a server shows the ends of so many trials of a study."""
+    """Return True if a server shows the ends of so many trials of a study."""
     client = MlflowClient(tracking_uri=server.uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = f"tags.`dh2l.study` = '{study}' AND tags.`dh2l.kind` = 'trial' AND attributes.status != 'RUNNING'"
+    query = (
+        f"tags.`dh2l.study` = '{study}' AND tags.`dh2l.kind` = 'trial' AND attributes.status != "
+        "'RUNNING'"
+    )
     return len(client.search_runs(experiments, query)) >= trials
 
 

@@ -1,4 +1,6 @@
-"""MLflow stores that were moved, are damaged, or are none: records and tables do not care, and a sync mends a view."""
+"""MLflow stores that were moved, are damaged, or are none: records and tables do not care, and a
+sync mends a view.
+"""
 
 import os
 import re
@@ -61,7 +63,7 @@ def parent(client: MlflowClient) -> Run:
 
 
 def not_complete(printed: str) -> str:
-    """Why a run's view is not complete, as the run says once."""
+    """Return the reason why a run's view is not complete, as the run prints it once."""
     (line,) = re.findall(
         r"^MLflow: +not complete \((.+)\); later: .*mlflow sync .+$", printed, re.MULTILINE
     )
@@ -69,7 +71,9 @@ def not_complete(printed: str) -> str:
 
 
 def sync(study: Path, places: Places) -> "subprocess.CompletedProcess[str]":
-    """In a process of its own, for MLflow keeps what it once opened: databases, and where a run's artifacts are."""
+    """In a process of its own, for MLflow keeps what it once opened: databases, and where a run's
+    artifacts are.
+    """
     return command("mlflow", "sync", study, "--results", places.results, "--data", places.data)
 
 
@@ -124,7 +128,10 @@ def test_a_damaged_store_is_set_aside_by_a_run_and_by_a_sync_which_make_the_view
         code, _, error = again()
         aside = store.with_name(f"damaged-{number}.db")
         assert code == 0
-        said = f"warning: the MLflow store was damaged and has been moved to {aside}. The new store contains only"
+        said = (
+            f"warning: the MLflow store was damaged and has been moved to {aside}. The new store "
+            "contains only"
+        )
         assert " ".join(error.split()).startswith(said)
         assert aside.read_bytes() == truncated
         assert (
@@ -243,10 +250,12 @@ def test_a_store_of_a_newer_mlflow_is_left_alone_with_a_remedy_that_works(
     content = store.read_bytes()
     said = cli.mistake("mlflow", "sync", study)
     assert said.startswith(
-        f"the MLflow store {store_name(cli.places)}: its schema ffffffffffff belongs to another version of MLflow;"
+        f"the MLflow store {store_name(cli.places)}: its schema ffffffffffff belongs to another "
+        "version of MLflow;"
     )
     assert said.endswith(
-        f"or move {store} away and run `dh2l-study mlflow sync STUDY`, which builds a new store from the records."
+        f"or move {store} away and run `dh2l-study mlflow sync STUDY`, which builds a new store "
+        "from the records."
     )
     assert "move" in cli.mistake(
         "ui", "--port", free_port(), "--results", cli.places.results, placed=False

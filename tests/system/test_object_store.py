@@ -72,7 +72,9 @@ def server() -> Iterator[ThreadedMotoServer]:
 def bucket(
     server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[str]:
-    """The URL of an empty place, which processes started from here reach too; the working folder is another."""
+    """The URL of an empty place, which processes started from here reach too; the working folder is
+    another.
+    """
     host, port = server.get_host_and_port()
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
@@ -122,7 +124,9 @@ def names(bucket: str, place: str) -> list[str]:
 def test_a_trial_begun_on_one_machine_goes_on_elsewhere_from_its_checkpoint(
     bucket: str, tmp_path: Path, digits: Path
 ) -> None:
-    """A shard is killed after a checkpoint; a driver elsewhere, through Ray, finishes it and the rest."""
+    """A shard is killed after a checkpoint; a driver elsewhere, through Ray, finishes it and the
+    rest.
+    """
     study, plugin = write_study(tmp_path, STUDY), tmp_path / "often.py"
     plugin.write_text(OFTEN, encoding="utf-8")
     plan = make_plan(find_study(str(study)), lambda name: read_manifest(name, digits))

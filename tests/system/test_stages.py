@@ -1,4 +1,6 @@
-"""Studies in two stages, studies that a searcher fills, studies that extend others, axes with conditions."""
+"""Studies in two stages, studies that a searcher fills, studies that extend others, axes with
+conditions.
+"""
 
 from pathlib import Path
 
@@ -307,7 +309,8 @@ def test_a_share_says_by_its_exit_code_that_other_shares_keep_cells_from_their_c
     code, _, error = cli("run", study, "--shard", f"{share}/2")
     assert (code, error) == (
         WAITING,
-        "this share is trained, but 1 cell cannot choose yet, because trials of other shares are missing, so nothing "
+        "this share is trained, but 1 cell cannot choose yet, because trials of other shares are "
+        "missing, so nothing "
         "confirms the choice. Run the same command again when the other shares have ended.\n",
     )
     store.write(done(plan.config(missing), 90))

@@ -1,4 +1,6 @@
-"""The templates for clusters do what they say: run here, on one machine that stands in for several."""
+"""The templates for clusters do what they say: run here, on one machine that stands in for
+several.
+"""
 
 import json
 import shutil
@@ -55,7 +57,7 @@ def records(folder: Path) -> int:
 
 @pytest.fixture
 def environment(tmp_path: Path, digits: Path) -> dict[str, str]:
-    """Where templates find this project's commands, and data that are prepared."""
+    """Return variables by which templates find this project's commands and prepared data."""
     return on_path(tmp_path / "bin") | {
         "DH2L_DATA": str(digits),
         "DH2L_RESULTS": str(tmp_path / "results"),
@@ -246,7 +248,9 @@ def test_a_slurm_array_trains_every_trial_once(tmp_path: Path, environment: dict
 def test_a_job_and_a_driver_of_a_cluster_that_is_there_train_and_find_trained(
     tmp_path: Path, environment: dict[str, str], ray_cluster: str
 ) -> None:
-    """The job's stand-in for `ray` does what a head does: runs the words after `--` where RAY_ADDRESS is set."""
+    """The job's stand-in for `ray` does what a head does: runs the words after `--` where
+    RAY_ADDRESS is set.
+    """
     study = write_study(tmp_path, TINY, "tiny")
     submit = SUBMIT.format(address=ray_cluster)
     jobs = on_path(tmp_path / "jobs", ray=submit) | {

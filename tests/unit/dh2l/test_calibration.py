@@ -114,7 +114,9 @@ def test_without_mistakes_their_severity_is_missing() -> None:
 
 
 def test_severity_may_rise_while_every_image_improves() -> None:
-    """100 images: 60 right and 75 in the right super-class, then 65 and 75; AHD falls, severity rises."""
+    """100 images: 60 right and 75 in the right super-class, then 65 and 75; AHD falls, severity
+    rises.
+    """
     tree = ClassTree([("a", "0"), ("a", "1"), ("b", "2"), ("b", "3")])
 
     def scores(right: int, above: int) -> tuple[float, float]:

@@ -1,4 +1,6 @@
-"""Shuffled class trees: wrong groups to train by, while everything is measured by the data set's own tree."""
+"""Shuffled class trees: wrong groups to train by, while everything is measured by the data set's
+own tree.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -102,11 +104,13 @@ seeds: [0]
     [
         ("{arm: baseline+l2, set: {tree: shuffled}}", "tree has no effect"),
         (
-            "{arm: E+H, name: third, metric: cosine, set: {lambda_e: 0.1, lambda_l: 0.1, tree_seed: 3}}",
+            "{arm: E+H, name: third, metric: cosine, set: {lambda_e: 0.1, lambda_l: 0.1, "
+            "tree_seed: 3}}",
             "tree_seed has no effect",
         ),
         (
-            "{arm: E+H, name: third, metric: cosine, set: {lambda_e: 0.1, lambda_l: 0.1, tree: shufled}}",
+            "{arm: E+H, name: third, metric: cosine, set: {lambda_e: 0.1, lambda_l: 0.1, tree: "
+            "shufled}}",
             "did you mean 'shuffled'",
         ),
     ],

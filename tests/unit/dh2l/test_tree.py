@@ -14,7 +14,9 @@ Paths = list[tuple[str, ...]]
 
 @st.composite
 def paths(draw: st.DrawFn) -> Paths:
-    """Any set of paths of one length in any order; equal names may recur under different parents."""
+    """Any set of paths of one length in any order; equal names may recur under different
+    parents.
+    """
     depth = draw(st.integers(1, 4))
     names = st.sampled_from(["a", "b", "c", "é", "a/b"])
     return draw(st.lists(st.tuples(*[names] * depth), min_size=1, max_size=12, unique=True))

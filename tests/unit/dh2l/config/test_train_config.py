@@ -28,8 +28,8 @@ def identity(values: Values) -> str:
     return TrainConfig.parse(values).identity
 
 
-# Records are filed under these. They may change only together with `numerics` (dh2l.config.train_config.NUMERICS):
-# otherwise every finished trial would be trained again.
+# Records are filed under these. They may change only together with `numerics`
+# (dh2l.config.train_config.NUMERICS): otherwise every finished trial would be trained again.
 GOLDEN: dict[str, Values] = {
     "digits-resnet20-baseline+l2-s0-10b02322f297": {},
     "digits-resnet20-baseline-s3-044852eb2661": {"weight_decay": 0.0, "seed": 3},
@@ -155,7 +155,9 @@ ACTIVE: dict[str, tuple[Values, object]] = {
 
 
 def test_every_field_is_known_to_matter() -> None:
-    """A new field belongs into `ACTIVE`, and, where other fields can switch it off, into `INACTIVE`."""
+    """A new field belongs into `ACTIVE`, and, where other fields can switch it off, into
+    `INACTIVE`.
+    """
     assert set(ACTIVE) == set(TrainConfig.model_fields) - {
         "tree",
         "tree_seed",
@@ -299,7 +301,7 @@ def test_lambda_l_counts_per_level_where_each_level_is_regularised() -> None:
 
 
 def test_nothing_in_a_config_is_about_the_machine() -> None:
-    """Where a trial runs must not be part of what it is."""
+    """A trial's machine must not be part of its identity."""
     for name, field in TrainConfig.model_fields.items():
         assert not {"path", "folder", "thread", "threads", "device", "gpu", "workers"} & set(
             name.split("_")

@@ -58,7 +58,8 @@ def test_names_in_two_forms_of_unicode_are_one_name(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         read_tree(write(tmp_path, f"{apart}: [a]\n{joined}: [b]"), (("a",), ("b",)))
     assert str(refused.value) == (
-        f"{tmp_path}/tree.yaml: the group '\xe9' stands twice at its top, spelled 'e\\u0301' and '\\xe9' in Unicode; "
+        f"{tmp_path}/tree.yaml: the group '\xe9' stands twice at its top, spelled 'e\\u0301' and "
+        "'\\xe9' in Unicode; "
         "keep one"
     )
 
@@ -79,7 +80,8 @@ def test_a_name_that_several_classes_have_is_given_with_its_path(tmp_path: Path)
     with pytest.raises(UserError) as error:
         read_tree(write(tmp_path, "all: [bass, cod]"), classes)
     assert str(error.value) == (
-        f"{tmp_path}/tree.yaml: 2 classes are called 'bass'; name each by its path: sea/bass, music/bass"
+        f"{tmp_path}/tree.yaml: 2 classes are called 'bass'; name each by its path: sea/bass, "
+        "music/bass"
     )
     found = read_tree(write(tmp_path, "all: [music/bass, sea/cod, sea/bass]"), classes)
     assert found.paths == (("all", "sea/bass"), ("all", "music/bass"), ("all", "sea/cod"))
@@ -96,20 +98,24 @@ def test_a_name_that_several_classes_have_is_given_with_its_path(tmp_path: Path)
         ("a: [cat, dog]\nb: [cow, foxx]", "unknown class 'foxx'; did you mean 'fox'?"),
         (
             "a: [cat, dog]\nb: {c: [cow, fox]}",
-            "a class tree: 'a/cat' is 2 levels deep and 'b/c/cow' 3; expected all classes at the same "
+            "a class tree: 'a/cat' is 2 levels deep and 'b/c/cow' 3; expected all classes at the "
+            "same "
             "depth. Add the missing intermediate nodes",
         ),
         (
             "a: cat\nb: [dog, cow, fox]",
-            "under 'a' there must be groups with what is in them, or a list of names of classes, but there is 'cat'",
+            "under 'a' there must be groups with what is in them, or a list of names of classes, "
+            "but there is 'cat'",
         ),
         (
             "a: []\nb: [dog, cow, fox]",
-            "under 'a' there must be groups with what is in them, or a list of names of classes, but there is nothing",
+            "under 'a' there must be groups with what is in them, or a list of names of classes, "
+            "but there is nothing",
         ),
         (
             "",
-            "at its top there must be groups with what is in them, or a list of names of classes, but there is nothing",
+            "at its top there must be groups with what is in them, or a list of names of classes, "
+            "but there is nothing",
         ),
         ("a: [cat, [dog]]", "the list under 'a' must hold names of classes alone, but has ['dog']"),
         ("[a]: [cat]", "the name of every group at its top must be a word"),
@@ -146,7 +152,8 @@ def test_a_tree_that_is_neither_shipped_nor_a_file_is_said(tmp_path: Path) -> No
     with pytest.raises(UserError) as error:
         read_tree("animals_vehicle", CIFAR10)
     assert str(error.value) == (
-        "unknown class tree 'animals_vehicle'; did you mean 'animals_vehicles'? (or give the path of a YAML file)"
+        "unknown class tree 'animals_vehicle'; did you mean 'animals_vehicles'? (or give the path "
+        "of a YAML file)"
     )
     (tmp_path / "tree.yaml").write_bytes(b"\xff")
     with pytest.raises(UserError, match="is not a text file in UTF-8"):

@@ -1,4 +1,6 @@
-"""Images of which 8 bits of grey or RGB lose something: the rule of each, and its count in the manifest."""
+"""Images of which 8 bits of grey or RGB lose something: the rule of each, and its count in the
+manifest.
+"""
 
 import io
 import json

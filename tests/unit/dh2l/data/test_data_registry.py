@@ -13,7 +13,7 @@ from dh2l.errors import DataError, UserError
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
+    """Forget what a test registers."""
     for name in [*DATA_SETS, "stars", "photos"]:
         monkeypatch.setitem(DATA_SETS, name, DATA_SETS.get(name, DATA_SETS["digits"]))
     for name in ("stars", "photos"):
@@ -48,7 +48,8 @@ def test_one_that_cannot_be_downloaded_says_where_it_is_to_be_had(tmp_path: Path
     with pytest.raises(DataError) as error:
         prepare("stars", tmp_path)
     assert str(error.value) == (
-        "stars cannot be downloaded: ask an astronomer; then type: dh2l-study data prepare stars --from PATH"
+        "stars cannot be downloaded: ask an astronomer; then type: dh2l-study data prepare stars "
+        "--from PATH"
     )
     with pytest.raises(DataError, match=r"; type: dh2l-study data prepare stars --from PATH$"):
         read_manifest("stars", tmp_path)

@@ -14,7 +14,8 @@ from dh2l.errors import UserError
 from dh2l.tree import ClassTree
 
 A_TREE = (
-    "must be one number ≥ 1 per level of the class tree, whose product, the number of classes, lies between 2 and "
+    "must be one number ≥ 1 per level of the class tree, whose product, the number of classes, "
+    "lies between 2 and "
     "1,000; for instance [4, 5]"
 )
 SMALL = Planted(branching=(2, 3), n_train=4, n_test=2)
@@ -97,7 +98,9 @@ def test_a_class_keeps_its_images_where_more_images_or_more_classes_are_asked_fo
 
 @pytest.mark.parametrize("branching", [(20, 5), (6, 4, 3), (4, 3, 3, 2)], ids=str)
 def test_classes_correlate_as_the_levels_that_they_share_say(branching: tuple[int, ...]) -> None:
-    """By 1 − (1 − share)^m for m shared levels, to within what few random patterns leave to chance."""
+    """By 1 − (1 − share)^m for m shared levels, to within what few random patterns leave to
+    chance.
+    """
     found = correlation_at(
         Planted(branching=branching, n_train=1, n_test=50, share=0.5, noise=10.0, size=16)
     )

@@ -1,4 +1,6 @@
-"""Images of many sizes: what is stored of them, in what order, and what a killed preparation leaves."""
+"""Images of many sizes: what is stored of them, in what order, and what a killed preparation
+leaves.
+"""
 
 import os
 import signal
@@ -195,7 +197,9 @@ prepare("own", Path(sys.argv[1]), source=Path(sys.argv[2]), shorter_side=9, crop
 
 
 def kill(root: Path, images: Path, point: int) -> None:
-    """Prepare in a process that is killed before it finishes its n-th file: two a part, pixels and summary."""
+    """Prepare in a process that is killed before it finishes its n-th file: two a part, pixels and
+    summary.
+    """
     command = [sys.executable, "-c", KILLED, str(root), str(images), str(point)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 

@@ -1,4 +1,4 @@
-"""What lies on disk after a preparation, and how reading it fails when it is not what it was."""
+"""Prepared data sets on disk, and the errors of reading damaged ones."""
 
 import json
 import subprocess

@@ -71,7 +71,9 @@ def test_only_the_logit_scale_is_spared_weight_decay() -> None:
 def test_class_projection_vectors_start_with_the_plain_classifiers_variance(
     centres: CentreMode, tree: ClassTree
 ) -> None:
-    """Per class, over 40,000 components: a wrong factor would show in the single-child groups too."""
+    """Per class, over 40,000 components: a wrong factor would show in the single-child groups
+    too.
+    """
     d = 40_000
     v = 1 / (3 * d)
     plain = PlainClassifier(d, tree.n_classes, generator(1)).weight

@@ -151,7 +151,7 @@ def test_centre_orthogonality_is_the_double_loop_over_siblings_centres(
 
 
 def test_orthogonal_centres_cost_nothing_and_equal_ones_the_most() -> None:
-    """Of n equal unit centres every product is 1: ‖C·Cᵀ − I‖ is √(n(n − 1))."""
+    """Every product of n equal unit centres is 1: ‖C·Cᵀ − I‖ is √(n(n − 1))."""
     classifier = make(UNBALANCED)
     with torch.no_grad():
         classifier.centre["1"].copy_(torch.eye(4, 6) * torch.tensor([[1.0], [2], [3], [4]]))
@@ -191,7 +191,9 @@ def test_a_centre_at_0_is_orthogonal_to_all_and_gets_no_gradient() -> None:
 def two_spheres(
     distance: float, r_inner: float, r_outer: float
 ) -> tuple[HierarchicalClassifier, Spheres]:
-    """UNBALANCED with p's and r's centres `distance` apart, both `distance`/2 from the origin, in a plane."""
+    """UNBALANCED with p's and r's centres `distance` apart, both `distance`/2 from the origin, in a
+    plane.
+    """
     classifier = make(UNBALANCED, d=2)
     classifier.constant_radii.fill_(r_outer)
     w = torch.zeros(7, 2, dtype=torch.float64)

@@ -97,7 +97,7 @@ def test_terms_and_gradients_are_those_of_the_double_loop(
 def test_groups_computed_in_blocks_by_size_are_those_computed_together(
     centres: CentreMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where many groups are very unequal they are multiplied by size; value and gradient are the same."""
+    """Many very unequal groups are multiplied by size; value and gradient are the same."""
     sizes = [1, 2, 3, 9, 17, 33, 2]
     tree = ClassTree(
         [(f"s{i}", f"c{j}") for j in range(33) for i, size in enumerate(sizes) if j < size]
@@ -143,7 +143,9 @@ def test_on_two_levels_r_c_is_equation_7() -> None:
 
 
 def test_a_sphere_with_one_seen_child_still_counts_in_r_c() -> None:
-    """Classes a and b alone are seen, in groups p and q: no pair of classes, but one pair of centres."""
+    """Classes a and b alone are seen, in groups p and q: no pair of classes, but one pair of
+    centres.
+    """
     classifier = make(UNBALANCED)
     terms = terms_of(classifier, "cosine", seen_mask(UNBALANCED, "ab"))
     assert terms.projection[2].item() == 0
@@ -187,14 +189,18 @@ def test_unseen_classes_get_no_gradient_from_r_p_of_learned_centres() -> None:
 
 
 def test_a_mean_centre_takes_the_whole_group_also_the_unseen() -> None:
-    """Class g is not seen, but the centre of its group moves with it, and so do a's and c's vectors."""
+    """Class g is not seen, but the centre of its group moves with it, and so do a's and c's
+    vectors.
+    """
     classifier = make(UNBALANCED, "mean")
     r_p = terms_of(classifier, "cosine", seen_mask(UNBALANCED, "ac")).projection[2]
     assert library_gradients(classifier, r_p)["surface.2"][6].any()
 
 
 def test_the_layer_of_a_ternary_threshold_is_the_level() -> None:
-    """As in E: the mean |w| is that of the whole level, whatever the groups' sizes and whoever is seen."""
+    """As in E: the mean |w| is that of the whole level, whatever the groups' sizes and whoever is
+    seen.
+    """
     classifier = make(UNBALANCED, "learned")
     W = classifier.spheres().weight
     pairs = pairwise_penalty("hamming_ternary", W, ternary_threshold=0.7)
@@ -208,7 +214,9 @@ def test_the_layer_of_a_ternary_threshold_is_the_level() -> None:
 
 
 def test_the_clamped_fraction_counts_the_pairs_that_r_counts() -> None:
-    """Two classes of p coincide: 1 of its 3 pairs; with r's one pair and six pairs of centres, 1 of 10."""
+    """Two classes of p coincide: 1 of its 3 pairs; with r's one pair and six pairs of centres, 1 of
+    10.
+    """
     classifier = make(UNBALANCED)
     with torch.no_grad():
         classifier.surface["2"][2] = classifier.surface["2"][0]

@@ -1,4 +1,6 @@
-"""The class tree as index tensors: groups of siblings, the blocks they are multiplied in, and what a batch has seen."""
+"""The class tree as index tensors: groups of siblings, the blocks they are multiplied in, and what
+a batch has seen.
+"""
 
 import pytest
 import torch

@@ -35,7 +35,7 @@ def refusing(number: int) -> Callable[..., None]:
 
 
 def beside(work: Callable[[], None]) -> list[BaseException]:
-    """What a thread raises that does the work, with a lock of its own."""
+    """Return the error of a thread that works with its own lock."""
     raised: list[BaseException] = []
 
     def run() -> None:

@@ -1,4 +1,6 @@
-"""Pydantic's findings as sentences, for any model: nested, in lists, with choices and rules of its own."""
+"""Pydantic's findings as sentences, for any model: nested, in lists, with choices and rules of its
+own.
+"""
 
 from typing import Any, Literal, Self
 
@@ -75,7 +77,8 @@ def told(values: Any) -> list[tuple[tuple[int | str, ...], str]]:
         (
             [],
             (),
-            "what was given is [], but must be a mapping, with keys among: title, rows, header, colour",
+            "what was given is [], but must be a mapping, with keys among: title, rows, header, "
+            "colour",
         ),
     ],
 )

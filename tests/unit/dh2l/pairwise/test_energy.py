@@ -29,7 +29,9 @@ REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum"])
 
 
 def layers(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Convolutions of one shape and of others, one that shares (n, d) with a linear weight, a single row."""
+    """Convolutions of one shape and of others, one that shares (n, d) with a linear weight, a
+    single row.
+    """
     generator = torch.Generator().manual_seed(0)
     shapes = [(4, 2, 3, 3), (6, 3, 1, 1), (4, 2, 3, 3), (5, 7), (6, 3), (1, 2, 3, 3), (4, 18)]
     return [torch.randn(*shape, generator=generator, dtype=dtype) * 0.5 for shape in shapes]
@@ -100,7 +102,9 @@ def test_a_convolution_has_one_vector_per_output_channel() -> None:
 
 
 def test_the_order_in_memory_of_a_convolution_changes_nothing() -> None:
-    """A channels-last weight is read as it lies: its vectors are the same up to the order of their components."""
+    """A channels-last weight is read as it lies: its vectors are the same up to the order of their
+    components.
+    """
     weight = layers()[0]
     last = weight.to(memory_format=torch.channels_last)
     rows = layer_vectors(last)

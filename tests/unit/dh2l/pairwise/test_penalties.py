@@ -43,7 +43,7 @@ def mean_size_of_cosine(W: Tensor) -> float:
 
 
 def gradient(name: str, W: Tensor) -> Tensor:
-    """Of the sum of all penalties."""
+    """Compute the gradient of the sum of all penalties."""
     leaf = W.detach().clone().requires_grad_()
     return torch.autograd.grad(pairwise_penalty(name, leaf).sum(), leaf)[0]
 
@@ -51,8 +51,8 @@ def gradient(name: str, W: Tensor) -> Tensor:
 # The oracle on values: one pair at a time, plain floats.
 
 
-# The oracle on gradients: one pair at a time, torch scalars, each slope that autograd must not take spelled
-# out as value + (slope carrier − its own value).
+# The oracle on gradients: one pair at a time, torch scalars, each slope that autograd must not take
+# spelled out as value + (slope carrier − its own value).
 
 
 def straight_through(value: Tensor, carrier: Tensor) -> Tensor:
@@ -172,7 +172,9 @@ def test_gradients_are_the_double_loop_with_its_own_straight_through_signs(
 @pytest.mark.parametrize("name", COMBINED)
 @ORACLE_ROWS
 def test_printed_means_are_the_double_loop_too(name: str, rows: Callable[[], Tensor]) -> None:
-    """D2: GM as a·b and HM as 4ab/(a + b) in eq. 9 and 10, `gm_cos` squared; the others as they are."""
+    """D2: GM as a·b and HM as 4ab/(a + b) in eq. 9 and 10, `gm_cos` squared; the others as they
+    are.
+    """
     W = rows()
     listed = W.tolist()
     expected = [
@@ -195,7 +197,10 @@ def test_printed_gm_cos_is_the_square_of_the_exact_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cos_hm", "cos_hm_arccos"])
 def test_printed_cos_hm_attracts_beyond_orthogonality(name: str) -> None:
-    """Of the exact one opposite rows cost least; of the printed one orthogonal rows do, and opposite ones attract."""
+    """Opposite rows cost least in the exact form, orthogonal ones in the printed form.
+
+    There opposite rows attract each other.
+    """
     W = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [-1, -1, -1, -1]], dtype=torch.float64)
     orthogonal, opposite = pairwise_penalty(name, W, means="printed")[0, 1:]
     assert orthogonal.item() == pytest.approx(0)
@@ -358,7 +363,9 @@ def test_half_space_takes_opposite_rows_for_equal_ones(name: str) -> None:
 def test_a_small_step_down_the_gradient_lowers_the_mean_cosine(
     name: str, seed: int, spread: float | None
 ) -> None:
-    """In half-space, where opposite rows count as equal, that of near-duplicates, and of random rows its mean size."""
+    """In half-space, where opposite rows count as equal, that of near-duplicates, and of random
+    rows its mean size.
+    """
     W = normal(16, 32, seed=seed) * 0.5
     if spread is not None:
         W = normal(1, 32, seed=100 + seed) * 0.5 + spread * W
@@ -393,7 +400,9 @@ def test_rows_of_equal_signs_still_repel_through_the_floor_beyond_the_clamp(name
 def test_two_antipodal_clusters_cost_more_than_orthogonal_rows_under_the_riesz_keys_alone(
     name: str,
 ) -> None:
-    """At eight rows. From 44 rows on also under ``hm``, and from about 100 under ``gm``: see below."""
+    """At eight rows. From 44 rows on also under ``hm``, and from about 100 under ``gm``: see
+    below.
+    """
     orthogonal = pairwise_penalty(name, hadamard(8) / 2).sum()
     row = normal(1, 8) / 2
     clusters = pairwise_penalty(name, torch.cat([row, -row]).repeat(4, 1)).sum()

@@ -33,7 +33,8 @@ def kernel(root: Path, mounts: str, groups: str, **files: str) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is set so on Linux alone")
 def test_a_process_bound_to_one_core_counts_one() -> None:
     code = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from dh2l.system.cores import usable_cores; "
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from "
+        "dh2l.system.cores import usable_cores; "
         "print(usable_cores())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -80,7 +81,9 @@ def test_no_quota_of_the_first_version_is_no_limit(tmp_path: Path) -> None:
 
 
 def test_one_file_counts_the_cores() -> None:
-    """The machine's number is shown in records and benchmarks; all that starts work asks for the usable ones."""
+    """The machine's number is shown in records and benchmarks; all that starts work asks for the
+    usable ones.
+    """
     root = ROOT
     files = [
         path

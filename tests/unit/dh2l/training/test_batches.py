@@ -106,7 +106,9 @@ def test_a_random_crop_of_an_image_without_padding_lies_in_it_and_reaches_every_
 
 
 def test_batches_that_are_staged_are_the_same_and_lie_in_one_place() -> None:
-    """As where pixels stay in the host's memory: a recorded step finds every batch where the first one lay."""
+    """As where pixels stay in the host's memory: a recorded step finds every batch where the first
+    one lay.
+    """
     split, _ = of_sizes(SIZES, 3, (5, 4))
     direct, staged = (
         TrainBatches(split, batch_size=3, padding=1, flip=True, seed=0, staged=staged)

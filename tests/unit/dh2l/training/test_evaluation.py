@@ -1,4 +1,4 @@
-"""What evaluation reports, against loops over the images."""
+"""Evaluation against loops over the images."""
 
 import math
 

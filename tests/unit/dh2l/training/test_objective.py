@@ -1,4 +1,6 @@
-"""The loss: its terms against double loops on trained weights, and which tensors each weight reaches."""
+"""The loss: its terms against double loops on trained weights, and which tensors each weight
+reaches.
+"""
 
 import inspect
 import math
@@ -100,7 +102,7 @@ ARMS: dict[str, tuple[dict[str, Any], ClassTree]] = {
 def expected_values(
     config: TrainConfig, network: Network, initial: Network, tree: ClassTree
 ) -> dict[str, float]:
-    """What an epoch must report of a network, by plain loops."""
+    """Compute by plain loops what an epoch must report of a network."""
     values = {}
     W = network.classifier.spheres().weight
     for layers, on, weights, metric in (
@@ -154,7 +156,8 @@ def test_an_epoch_reports_the_double_loops_values_on_the_weights_it_ends_with(
     np.testing.assert_allclose(result.vectors, network.classifier.spheres().weight.detach().numpy())
 
 
-# Which tensors a weight reaches: gradients with the term minus gradients without, on one network and batch.
+# Which tensors a weight reaches: gradients with the term minus gradients without, on one network
+# and batch.
 
 
 LABELS = (0, 2, 3, 0, 2, 3, 3, 0)
@@ -189,7 +192,9 @@ def gradients(
 
 
 def touched(network: Network, values: dict[str, Any]) -> dict[str, set[int]]:
-    """Names of the parameters whose gradient the regularisers change at all, with the rows that they change."""
+    """Names of the parameters whose gradient the regularisers change at all, with the rows that
+    they change.
+    """
     parameterisation = ("classifier", "centres", "radius")
     bare = gradients(network, {name: values[name] for name in parameterisation if name in values})
     rows = {}
@@ -277,7 +282,9 @@ def test_a_regularisers_gradient_is_proportional_to_its_weight(
 
 
 def test_seen_regularises_seen_classes_alone() -> None:
-    """Classes a and c are a pair of p's sphere; d is alone on r's, whose centre still pairs with p's (D8)."""
+    """Classes a and c are a pair of p's sphere; d is alone on r's, whose centre still pairs with
+    p's (D8).
+    """
     values = {**H, "batch_structure": "seen"}
     assert touched(network_of(values), values) == {
         "classifier.surface.2": {0, 2},
@@ -531,7 +538,8 @@ def test_a_users_regulariser_is_given_the_vectors_the_batchs_classes_and_its_fie
         ),
         (
             lambda v: v.nothing,
-            "the regulariser odd raised AttributeError: 'WeightVectors' object has no attribute 'nothing'",
+            "the regulariser odd raised AttributeError: 'WeightVectors' object has no attribute "
+            "'nothing'",
         ),
     ],
 )

@@ -1,4 +1,6 @@
-"""Schedules: the rate of every step against rates made by hand, and in the steps that training takes."""
+"""Schedules: the rate of every step against rates made by hand, and in the steps that training
+takes.
+"""
 
 from fractions import Fraction
 from math import cos, pi

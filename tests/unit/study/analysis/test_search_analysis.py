@@ -1,4 +1,4 @@
-"""What a search says beside its winners: responses, importance, the Pareto front."""
+"""Analysis of a search: responses, importance, the Pareto front."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,8 @@ search:
   centres: {grid: [learned, parent]}
   centre_scale: {grid: [0.2, 0.3, 0.4, 0.5], when: {centres: parent}}
 """
-"""E+H has fifteen candidates: three with learned centres, twelve with a node's own vectors as centres."""
+"""E+H has fifteen candidates: three with learned centres, twelve with a node's own vectors as
+centres."""
 
 
 SEARCH = """\
@@ -50,7 +51,9 @@ search: {lambda_e: {loguniform: [0.00001, 10]}, lambda_l: {loguniform: [0.00001,
 
 
 def filed(folder: Path, plan: Plan, score: dict[str, float]) -> StudyState:
-    """Every trial done; its validation accuracy is what `score` gives for its λe, and a little for its seed."""
+    """Every trial done; its validation accuracy is what `score` gives for its λe, and a little for
+    its seed.
+    """
     return standing_of(
         plan, places_in(folder), [done(c, 90, validation(c, score)) for c in plan.choosing.values()]
     )
@@ -144,7 +147,9 @@ def test_equal_counts_of_right_answers_have_no_importance_however_their_fraction
 
 
 def test_a_loguniform_axis_counts_by_its_logarithm(tmp_path: Path) -> None:
-    """The score turns at a small λe: below a thousandth of its range, which is more than half of its decades."""
+    """The score turns at a small λe: below a thousandth of its range, which is more than half of
+    its decades.
+    """
     text = SEARCH.replace("trials: 5", "trials: 60")
     plan, source = planned(tmp_path, text), np.random.default_rng(0)
     records = []

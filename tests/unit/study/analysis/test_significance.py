@@ -1,4 +1,4 @@
-"""Which cells are tested against which, what keeps a cell from its test, and what the stored predictions say."""
+"""Tests of cells against references, reasons against them, and image intervals."""
 
 import math
 import statistics
@@ -212,7 +212,7 @@ def with_rows(rows: str, text: str = FOUR) -> str:
 
 
 def reasons(folder: Path, rows: str, more: str = "") -> list[str]:
-    """Why the cells of some rows get no test, where every trial is done."""
+    """Return the reasons why the cells of some rows get no test, where every trial is done."""
     plan = planned(folder, with_rows(rows) + more)
     configs = [*plan.choosing.values(), *plan.confirming.values()]
     frame = frame_of(folder, plan, [done(config, 60 + config.seed % 7) for config in configs])
@@ -573,7 +573,10 @@ def test_predictions_and_labels_of_a_real_trial_give_the_accuracy_of_its_record(
 
 
 def test_evidence_is_given_without_torch_ray_mlflow_and_the_whole_of_scipy() -> None:
-    code = "import study.analysis.significance, sys; print({'torch', 'ray', 'mlflow', 'scipy.stats'} & set(sys.modules))"
+    code = (
+        "import study.analysis.significance, sys; print({'torch', 'ray', 'mlflow', 'scipy.stats'} "
+        "& set(sys.modules))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

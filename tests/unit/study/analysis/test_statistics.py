@@ -194,7 +194,9 @@ def test_a_bootstrap_over_distinct_differences_is_the_one_over_images() -> None:
 
 
 def test_a_bootstrap_pairs_the_images() -> None:
-    """Two networks that differ on one image in 200 have a far narrower interval than their accuracies."""
+    """Two networks that differ on one image in 200 have a far narrower interval than their
+    accuracies.
+    """
     a = right(1, 200, 0.5, 0)
     b = a.copy()
     b[0, 0] = not b[0, 0]

@@ -57,7 +57,9 @@ class Clock:
 
 @pytest.fixture
 def two_stages(tmp_path: Path) -> tuple[Plan, StudyState]:
-    """Four trials that choose, three that confirm the baseline, and three that confirm the choice."""
+    """Four trials that choose, three that confirm the baseline, and three that confirm the
+    choice.
+    """
     plan = planned(tmp_path, TWO_STAGES)
     return plan, read_state(plan, places_in(tmp_path))
 

@@ -151,7 +151,7 @@ def test_a_killed_process_that_nobody_has_waited_for_is_dead(claims: Claims) -> 
 
 
 def _contend(claims: Claims) -> list[str]:
-    """What two processes say that claim the trial at the same time, sorted."""
+    """Return the answers of two processes that claim the trial at the same time, sorted."""
     contenders = [_start(CONTENDER, claims) for _ in range(2)]
     try:
         pipes = [
@@ -225,7 +225,9 @@ def test_a_claim_of_another_machine_is_dead_when_its_counter_has_stood_still_for
 def test_the_wall_clock_makes_no_claim_dead_or_alive(
     claims: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the machine's, which may jump under the claim of a process here; nor that of the files' times."""
+    """Not the machine's, which may jump under the claim of a process here; nor that of the files'
+    times.
+    """
     wall, boot = time.time, psutil.boot_time()
     with another_process(claims):
         monkeypatch.setattr(time, "time", lambda: wall() + 1e6)

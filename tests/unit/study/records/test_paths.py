@@ -1,4 +1,6 @@
-"""Paths as users spell them: `~`, links, other spellings, bytes that are not UTF-8, environment variables."""
+"""Paths as users spell them: `~`, links, other spellings, bytes that are not UTF-8, environment
+variables.
+"""
 
 import os
 from pathlib import Path

@@ -233,7 +233,9 @@ def test_the_same_record_in_a_subfolder_is_merged(store: RecordStore) -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_the_best_test_epoch_does_not_set_records_apart(store: RecordStore, known: bool) -> None:
-    """It is known only where every epoch was evaluated; where one of two records has it, that one is used."""
+    """It is known only where every epoch was evaluated; where one of two records has it, that one
+    is used.
+    """
     other = done(CONFIG, 97.25, 96.5, at_best_validation=(96, 98), at_best_test=(99, 95))
     RecordStore(store.folder / "a-machine-before").write(
         other if known else other.model_copy(update={"best_test": None})

@@ -55,15 +55,20 @@ def test_latex_reads_word_for_word(small: StudyState) -> None:
     text = to_latex(render(StudyResults(small)), "small")
     assert text.startswith(
         "% A \\& B $<$small$>$\n"
-        "% Test accuracy in percent, the last epoch's; mean $\\pm$ sample standard deviation over seeds 0, 1; n = 2.\n"
+        "% Test accuracy in percent, the last epoch's; mean $\\pm$ sample standard deviation over "
+        "seeds 0, 1; n = 2.\n"
         "% Protocol: validated. Nothing is selected: every cell has one configuration.\n"
         "% Data: digits (64696769). Commit: 0123456789. Hardware: a processor.\n"
-        "% In the preamble: \\usepackage[T1]{fontenc}, \\usepackage{booktabs}, \\usepackage{graphicx}\n"
+        "% In the preamble: \\usepackage[T1]{fontenc}, \\usepackage{booktabs}, "
+        "\\usepackage{graphicx}\n"
         "\\begin{table}[tbp]\n"
         "\\centering\n"
-        "\\caption{A \\& B $<$small$>$. Test accuracy in percent, the last epoch's; mean $\\pm$ sample standard "
-        "deviation over seeds 0, 1; n = 2. Protocol: validated. Nothing is selected: every cell has one configuration. "
-        "Data: digits (64696769). Commit: 0123456789. Hardware: a processor.}\\label{tab:small-accuracy}\n"
+        "\\caption{A \\& B $<$small$>$. Test accuracy in percent, the last epoch's; mean $\\pm$ "
+        "sample standard "
+        "deviation over seeds 0, 1; n = 2. Protocol: validated. Nothing is selected: every cell "
+        "has one configuration. "
+        "Data: digits (64696769). Commit: 0123456789. Hardware: a "
+        "processor.}\\label{tab:small-accuracy}\n"
         "\\smallskip\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
         "\\begin{tabular}{@{}lll@{}}\n"
@@ -79,8 +84,8 @@ def test_latex_reads_word_for_word(small: StudyState) -> None:
     assert "baseline+l2 &  & 96.50 &  & a \\\\\n" in text
     assert "No test: a: is the reference; b: n $<$ 3.\n" in text
     assert (
-        "Study, protocol, seeds and commit as in Table~\\ref{tab:small-accuracy}.}\\label{tab:small-evidence}"
-        in text
+        "Study, protocol, seeds and commit as in "
+        "Table~\\ref{tab:small-accuracy}.}\\label{tab:small-evidence}" in text
     )
 
 
@@ -440,8 +445,8 @@ def test_one_table_is_chosen_by_its_name(shell: CommandLine) -> None:
     assert code == 0
     assert text.count("\\begin{table}") == 1
     assert (
-        "\\caption{Quickstart: E and H on the digits, resnet-20. What each number is worth. Test accuracy in"
-        in text
+        "\\caption{Quickstart: E and H on the digits, resnet-20. What each number is worth. Test "
+        "accuracy in" in text
     )
     assert shell("export", "quickstart", "--table", "accuracy")[1].count("\n## ") == 0
     assert shell.mistake("export", "quickstart", "--table", "evidense") == (

@@ -61,7 +61,10 @@ def test_the_first_paragraph_says_what_differs_what_cannot_be_told_apart_and_wha
 
 
 def test_where_nothing_differs_it_says_so_and_many_cells_are_counted(tmp_path: Path) -> None:
-    many = "  - {arm: E, metric: [n_euclidean0, n_euclidean1, n_euclidean2, angular0, angular1, angular2, cosine, am, hm,"
+    many = (
+        "  - {arm: E, metric: [n_euclidean0, n_euclidean1, n_euclidean2, angular0, angular1, "
+        "angular2, cosine, am, hm,"
+    )
     plan = planned(
         tmp_path,
         FIVE.split("  - {arm: E, metric: cosine")[0]

@@ -65,7 +65,7 @@ def test_the_uncertain_labels_are_one_of_table_5_and_all_pairs_of_table_6() -> N
 
 
 def test_the_copy_of_the_printed_numbers_has_the_counts_and_sums_of_the_paper_s_tables() -> None:
-    """Of each table the number of its accuracies, and their sum in hundredths of a percent."""
+    """Each table has the number of its accuracies, and their sum in hundredths of a percent."""
     found = {
         table: (len(of_one), sum(round(100 * float(row["accuracy"])) for row in of_one))
         for table in "123456"

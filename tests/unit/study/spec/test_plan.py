@@ -39,7 +39,8 @@ def test_the_same_study_is_expanded_the_same_way_twice(name: str) -> None:
 
 def test_the_quickstart_has_7_cells_12_trials_that_choose_and_21_that_confirm() -> None:
     plan = make_plan(find_study("quickstart"), made_manifest)
-    # Of E+H 2 λl are tried for 2 metrics, with 3 seeds; baseline+l2, and E and E+H0 have nothing to choose.
+    # Of E+H 2 λl are tried for 2 metrics, with 3 seeds; baseline+l2, and E and E+H0 have nothing to
+    # choose.
     assert (len(plan.cells), plan.combinations, len(plan.choosing)) == (7, 12, 12)
     assert sum(len(cell.candidates[0].confirmations) for cell in plan.cells) == 21
     assert [(cell.key.row, cell.key.arm, cell.key.column) for cell in plan.cells] == [
@@ -55,7 +56,8 @@ def test_the_quickstart_has_7_cells_12_trials_that_choose_and_21_that_confirm() 
 
 def test_table_2_has_40_cells_540_trials_that_choose_and_200_that_confirm() -> None:
     plan = make_plan(find_study("table2"), official_manifest)
-    # 9 metrics with 2 λe under E and 2 × 2 (λe, λl) under E+H, 2 columns, 5 seeds; baselines have nothing to choose
+    # 9 metrics with 2 λe under E and 2 × 2 (λe, λl) under E+H, 2 columns, 5 seeds; baselines have
+    # nothing to choose
     assert (len(plan.cells), plan.combinations, len(plan.choosing)) == (40, 540, 540)
     assert [len(cell.candidates) for cell in plan.cells] == [1] * 4 + [2, 2, 4, 4] * 9
     assert sum(len(cell.candidates[0].confirmations) for cell in plan.cells) == 200
@@ -130,7 +132,8 @@ def test_an_axis_applies_to_the_arms_in_which_its_field_exists(tmp_path: Path) -
 
 def test_a_row_s_own_axis_replaces_the_study_s_and_its_setting_fixes_it(tmp_path: Path) -> None:
     rows = (
-        "[{arm: E, search: {lambda_e: {grid: [2, 3]}}, name: own}, {arm: E, set: {lambda_e: 4}, name: fixed}, "
+        "[{arm: E, search: {lambda_e: {grid: [2, 3]}}, name: own}, {arm: E, set: {lambda_e: 4}, "
+        "name: fixed}, "
         "{arm: E, name: the study's}]"
     )
     plan = planned(tmp_path, changed("[{arm: E}]", rows, SEARCHED))
@@ -280,7 +283,8 @@ def test_under_protocol_paper_a_searched_axis_needs_the_rule_oracle(tmp_path: Pa
     text = changed("epochs: 2,", "epochs: 2, protocol: paper,", SEARCHED)
     said = refused(tmp_path, text)
     assert said.startswith(
-        "small.yaml:6:1: protocol: paper has no validation set to select on, but lambda_e is searched"
+        "small.yaml:6:1: protocol: paper has no validation set to select on, but lambda_e is "
+        "searched"
     )
     assert "rule: oracle" in said
     assert len(planned(tmp_path, text + "rule: oracle\n").choosing) == 6

@@ -1,4 +1,4 @@
-"""What a study file may say, and the sentence and place of every mistake in it."""
+"""Study files, and the sentence and place of every mistake in them."""
 
 import json
 from pathlib import Path
@@ -447,7 +447,8 @@ def test_a_study_that_is_not_there_is_told_as_a_file_where_a_path_was_given(
         ),
         (
             "quickstart.yaml",
-            "the study 'quickstart.yaml': no such file; expected a YAML file; did you mean 'quickstart'?",
+            "the study 'quickstart.yaml': no such file; expected a YAML file; did you mean "
+            "'quickstart'?",
         ),
         ("./.", "the study './.' is a folder; expected a YAML file."),
     ):

@@ -1,4 +1,6 @@
-"""The shipped studies: what each plans, and that together they hold every number that the paper prints."""
+"""The shipped studies: what each plans, and that together they hold every number that the paper
+prints.
+"""
 
 import csv
 from functools import cache
@@ -80,7 +82,8 @@ AS_PRINTED = {
     5: "68.03\n68.64\n68.70\n68.80\n69.24\n68.55\n68.77\n68.96\n69.00\n68.83",
     6: "68.03\n68.22\n68.58\n68.62\n69.04\n68.62\n68.65\n68.70",
 }
-"""The tables in the paper's own lines, where E and E+H of a column share one: from its text, not from `paper.csv`."""
+"""The tables in the paper's own lines, where E and E+H of a column share one: from its text, not
+from `paper.csv`."""
 SETTING_C = Planted(branching=(20, 5), n_test=10)
 
 

@@ -52,7 +52,8 @@ IDLE = {
     ),
     "a fixed field that is off": (
         small("epochs: 2,", "epochs: 2, centre_scale: 0.3,"),
-        "small.yaml:2:38: centre_scale has no effect here; it needs centres: parent in an arm with H or H0",
+        "small.yaml:2:38: centre_scale has no effect here; it needs centres: parent in an arm "
+        "with H or H0",
     ),
     "a fixed field that every column replaces": (
         small("epochs: 2,", "epochs: 2, model: resnet32,"),
@@ -84,7 +85,8 @@ IDLE = {
     ),
     "a scheduler that comes too late": (
         SEARCHED + "scheduler: {kind: asha, grace_epochs: 2}\n",
-        "small.yaml:8:25: the scheduler has no effect, because grace_epochs is 2 and the longest trial has epochs: 2",
+        "small.yaml:8:25: the scheduler has no effect, because grace_epochs is 2 and the longest "
+        "trial has epochs: 2",
     ),
     "a draw's seed without draws": (
         SEARCHED + "search_seed: 3\n",
@@ -156,7 +158,8 @@ def test_a_value_that_its_field_cannot_have_is_refused_drawn_or_not(
 EFFECTIVE = {
     "a zero that takes an axis away": small(
         "[{arm: E+H, set: {lambda_l: 1}}]",
-        "[{arm: E+H, set: {lambda_l: 1, lambda_c2: 0}, name: a}, {arm: E+H, set: {lambda_l: 1}, name: b}]",
+        "[{arm: E+H, set: {lambda_l: 1, lambda_c2: 0}, name: a}, {arm: E+H, set: {lambda_l: 1}, "
+        "name: b}]",
         H,
     )
     + "  lambda_c2: {grid: [0.1]}\n",
@@ -198,5 +201,8 @@ def test_an_override_that_can_have_no_effect_is_placed_on_the_command_line(tmp_p
 
 def test_what_an_extended_study_says_may_idle(tmp_path: Path) -> None:
     write_study(tmp_path, SEARCHED, "base")
-    text = "extends: base.yaml\ntitle: Without E\nrows: [{arm: baseline}]\nsearch: {lr: {grid: [0.1, 0.2]}}\n"
+    text = (
+        "extends: base.yaml\ntitle: Without E\nrows: [{arm: baseline}]\nsearch: {lr: {grid: [0.1, "
+        "0.2]}}\n"
+    )
     assert len(planned(tmp_path, text, "mine").choosing) == 4

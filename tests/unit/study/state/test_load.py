@@ -1,4 +1,6 @@
-"""Records are read and plans made while cyclic garbage collection is paused; afterwards it is as before."""
+"""Records are read and plans made while cyclic garbage collection is paused; afterwards it is as
+before.
+"""
 
 import gc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which candidate a cell selects, on what, and what keeps a cell from a winner."""
+"""Selection of a cell's candidate, and obstacles to a winner."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,8 @@ from study.state.study_state import StudyState
 
 Lost = Literal["diverged", "failed", "stopped"]
 TrialOutcome = tuple[float, float] | Lost | None
-"""Test and validation accuracy of a trial in percent, or how it ended without, or None where it is missing."""
+"""Test and validation accuracy of a trial in percent, or how it ended without, or None where it is
+missing."""
 
 
 def record_of(plan: Plan, candidate: int, seed: int, outcome: TrialOutcome) -> Record | None:
