@@ -16,7 +16,7 @@ N = 35  # the training images of `tiny` without those for validation
 def test_what_is_refused_is_what_batch_norm_refuses_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dh2l.training.trainer.check_batches", lambda *_: None)
+    monkeypatch.setattr("dh2l.training.training_state.check_batches", lambda *_: None)
     fails = tiny_config(model="resnet18", epochs=1, batch_size=34)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         run(fails)

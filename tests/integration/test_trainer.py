@@ -533,14 +533,22 @@ def test_the_last_epochs_test_metrics_are_those_of_the_predictions(tree: Any) ->
 
 
 def test_the_best_predictions_are_those_of_the_first_best_validation_epoch() -> None:
+    """The first of some seeds is taken whose last epoch predicts otherwise than its best one:
+    which seed that is depends on how a processor rounds.
+    """
     values: Values = {"lr_milestones": [], "validation_fraction": 0.4}
-    results = [run(tiny_config(epochs=epochs, **values))[1] for epochs in range(1, 7)]
-    accuracy = results[-1].history["validation_accuracy"]
+    for seed in range(20):
+        result = run(tiny_config(epochs=6, seed=seed, **values))[1]
+        best = result.predictions_best
+        assert best is not None
+        if best.tolist() != result.predictions_last.tolist():
+            break
+    else:
+        pytest.fail("in every trial the best epoch predicts what the last one does")
+    accuracy = result.history["validation_accuracy"]
     first_best = accuracy.index(max(value for value in accuracy if value is not None))
-    best = results[-1].predictions_best
-    assert best is not None
-    assert best.tolist() == results[first_best].predictions_last.tolist()
-    assert best.tolist() != results[-1].predictions_last.tolist()
+    until_then = run(tiny_config(epochs=first_best + 1, seed=seed, **values))[1]
+    assert best.tolist() == until_then.predictions_last.tolist()
 
 
 @pytest.mark.parametrize("values", [{}, {**E, **H, "e_scope": "all"}, {"protocol": "paper"}])

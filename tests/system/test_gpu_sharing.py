@@ -157,5 +157,5 @@ def test_mistakes_are_told_in_a_sentence(cli: CommandLine) -> None:
             "run", "quickstart", f"--trials-per-gpu={value}"
         )
     both = cli.mistake("run", "quickstart", "--trials-per-gpu", "2", "--gpus-per-trial", "0.5")
-    assert "keep one of them" in both
+    assert "expected one. Remove one." in both
     assert "--shard" in cli.mistake("run", "quickstart", "--trials-per-gpu", "2", "--shard", "1/2")

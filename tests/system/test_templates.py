@@ -86,7 +86,7 @@ def test_a_template_that_is_not_there_is_a_sentence(cli: CommandLine) -> None:
 
 
 def test_every_template_is_in_the_handbook() -> None:
-    handbook = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    handbook = (ROOT / "docs" / "how-to" / "clusters.md").read_text(encoding="utf-8")
     assert all(f"`{file.stem}`" in handbook for file in TEMPLATES.iterdir())
 
 

@@ -539,7 +539,7 @@ def test_arrays_are_read_once_and_only_of_the_trials_that_are_shown(
         read.append(record.identity)
         return read_arrays(record, path)
 
-    monkeypatch.setattr("study.analysis.significance.read_arrays", noted)
+    monkeypatch.setattr("study.analysis.image_intervals.read_arrays", noted)
     evidence_frame(StudyResults(now))
     shown = [plan.cells[cell].candidates[0].trials for cell in (L2, E, H)]
     assert sorted(read) == sorted(identity for trials in shown for identity in trials)
