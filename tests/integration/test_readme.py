@@ -165,6 +165,6 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_other_hosts(
     assert "an arm with E" in config
     command_line = (tmp_path / "reference" / "command-line.html").read_text(encoding="utf-8")
     assert "--trials-per-gpu" in command_line
-    study_file = (tmp_path / "reference" / "study-file.html").read_text(encoding="utf-8")
+    study_file = unescape((tmp_path / "reference" / "study-file.html").read_text(encoding="utf-8"))
     assert "grace_epochs" in study_file
     assert "HierarchicalClassifier" in (tmp_path / "reference" / "api.html").read_text("utf-8")
